@@ -1,0 +1,152 @@
+"""Run one notebook: parameters checked before it starts, results under a content key, never half a result."""
+
+import platform
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from anchorlens import __version__, store
+from anchorlens.parameters import RESERVED, check, content, declared, examine, find
+
+_VERSIONS = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "pandas", "papermill")
+
+
+class RunError(RuntimeError):
+    """A notebook that failed; ``kind`` is the name of the exception in it."""
+
+    def __init__(self, message: str, *, kind: str, folder: Path) -> None:
+        super().__init__(message)
+        self.kind, self.folder = kind, folder
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    notebook: str
+    folder: Path
+    cached: bool
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results.parquet"
+
+
+def run(
+    notebook: str, parameters: Mapping[str, Any], *, root: Path = Path("outputs"), force: bool = False, bar: bool = True
+) -> Result:
+    """Run a notebook with papermill, or return the result that is there already.
+
+    Args:
+        notebook: name or path.
+        parameters: values by name, of the types that the notebook declares.
+        root: the store; the run's folder is ``root/<notebook>/<key>``.
+        force: run even if there is a result, and replace it.
+        bar: show progress by cells on stderr.
+
+    Raises:
+        ParameterError, preflight.ModelError, tasks.TaskError: before anything starts.
+        RunError: if the notebook fails; it is kept in the partial folder, with its traceback.
+        store.StoreError: if the folder cannot be written.
+    """
+    import papermill
+
+    path = find(notebook)
+    values = check(path, parameters)
+    facts = examine(values)
+    made_of = content(path, values, facts)
+    target = store.Run(root.resolve() / path.stem / store.key(made_of))
+    if target.whole and not force:
+        return Result(path.stem, target.final, cached=True)
+    with store.claiming(target):
+        if target.whole and not force:
+            return Result(path.stem, target.final, cached=True)
+        started, output = time.time(), target.partial / "run.ipynb"
+        given = {**parameters, "device": facts["device"], "dtype": facts["dtype"], RESERVED: str(target.partial)}
+        try:
+            papermill.execute_notebook(
+                str(path), str(output), given, kernel_name="python3", progress_bar=bar, log_output=False
+            )
+        except papermill.exceptions.PapermillExecutionError as error:
+            raise RunError(
+                f"{path.stem}: {error.ename}: {error.evalue}\nThe notebook up to there: {output}",
+                kind=error.ename,
+                folder=target.partial,
+            ) from None
+        return Result(path.stem, target.finish(_manifest(target, made_of, values, started)), cached=False)
+
+
+def _manifest(
+    target: store.Run, made_of: Mapping[str, Any], values: Mapping[str, Any], started: float
+) -> dict[str, Any]:
+    return {
+        **made_of,
+        "parameters": dict(values),
+        "key": target.final.name,
+        "status": "ok",
+        "device": made_of["inputs"]["device"],
+        "dtype": made_of["inputs"]["dtype"],
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - started, 2),
+        "files": sorted(path.name for path in target.partial.iterdir()),
+        "versions": {
+            "anchorlens": __version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in _VERSIONS},
+        },
+    }
+
+
+@dataclass
+class Session:
+    """Where a notebook writes: into the runner's folder or, run by hand, into one of its own in the store."""
+
+    target: store.Run
+    made_of: Mapping[str, Any] | None = None  # None: the runner finishes the run
+    values: Mapping[str, Any] = field(default_factory=dict)
+    started: float = field(default_factory=time.time)
+    claim: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def folder(self) -> Path:
+        """The folder while the run is going on."""
+        return self.target.partial
+
+    def write(self, frame: pd.DataFrame, columns: Mapping[str, str], name: str = "results") -> None:
+        """Store one table, checked against its analysis' COLUMNS."""
+        self.target.write(frame, columns, name)
+
+    def finish(self) -> Path:
+        """Complete the run, and say where it is (under a runner: will be)."""
+        if self.made_of is not None:
+            self.target.finish(_manifest(self.target, self.made_of, self.values, self.started))
+            self.claim.close()
+        return self.target.final
+
+
+def here(notebook: str, namespace: Mapping[str, Any], root: Path = Path("outputs")) -> Session:
+    """The session of a running notebook: pass its name and ``globals()``.
+
+    By hand (JupyterLab, plain papermill) the parameters are read from ``namespace``, checked, and the run goes to
+    ``root/<notebook>/<key>``, replacing what was there; under ``anchorlens run`` it goes where the runner says.
+    """
+    if namespace[RESERVED]:
+        return Session(store.Run(Path(namespace[RESERVED].removesuffix(".partial"))))
+    path = find(notebook)
+    values = check(path, {name: namespace[name] for name in declared(path) if name != RESERVED})
+    made_of = content(path, values, examine(values))
+    target = store.Run(root.resolve() / path.stem / store.key(made_of))
+    for earlier in namespace.values():
+        if isinstance(earlier, Session) and earlier.target == target:
+            earlier.claim.close()  # the cell is run again
+    session = Session(target, made_of, values)
+    session.claim.enter_context(store.claiming(target))
+    return session

@@ -1,0 +1,150 @@
+"""The command line: anchorlens demo | run | list. Imports what a command needs only when it runs."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anchorlens import __version__
+
+BAD_INPUT, MISSING, INTERRUPTED = 2, 3, 130
+EXIT_CODES = {
+    "ParameterError": BAD_INPUT,
+    "TaskError": BAD_INPUT,
+    "PromptError": BAD_INPUT,
+    "TooLongError": BAD_INPUT,
+    "ModelError": BAD_INPUT,
+    "StoreError": BAD_INPUT,
+    "MissingRowsError": MISSING,
+    "MissingModelError": MISSING,
+    "KeyboardInterrupt": INTERRUPTED,
+}  # by the name of the exception, which is all that is known of one raised inside a notebook; any other: 1
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Store = Annotated[Path, typer.Option("--store", help="Folder of all runs.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Run again even if there is a result.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def anchorlens(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Label words are anchors: where in-context learning gathers and reads its information."""
+
+
+@app.command()
+def run(
+    notebook: Annotated[str, typer.Argument(help="A name from `anchorlens list notebooks`, or an .ipynb file.")],
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="A parameter of the notebook.")
+    ] = None,
+    store: Store = Path("outputs"),
+    force: Force = False,
+    json_: Json = False,
+) -> None:
+    """Run one notebook with parameters; a run that was done before is returned at once."""
+    from anchorlens import batch, parameters
+
+    with _exit_codes(json_, notebook):
+        given = parameters.parse(parameters.find(notebook), parameter or [])
+        result = batch.run(notebook, given, root=store, force=force)
+        _say(result, json_)
+
+
+@app.command()
+def demo(store: Store = Path("outputs"), force: Force = False, json_: Json = False) -> None:
+    """Run every notebook on the shipped toy model."""
+    from anchorlens import batch, parameters
+
+    for name in parameters.notebooks():
+        print(f"{name}: running on the toy model", file=sys.stderr)
+        with _exit_codes(json_, name):
+            _say(batch.run(name, {}, root=store, force=force), json_)
+
+
+@app.command("list")
+def list_(what: Annotated[str, typer.Argument(help="notebooks, tasks or models")] = "notebooks") -> None:
+    """List notebooks with their parameters, tasks with their label words, or models."""
+    from anchorlens import parameters, preflight, tasks
+
+    with _exit_codes(False, what):
+        if what == "notebooks":
+            for name, path in parameters.notebooks().items():
+                print(name)
+                for parameter, declared in parameters.declared(path).items():
+                    if parameter != parameters.RESERVED:
+                        print(f"  {parameter}: {declared.kind} = {declared.default!r}  {declared.help}")
+        elif what == "tasks":
+            for task in tasks.TASKS.values():
+                source = task.hub.dataset if task.hub else "give a file with data=FILE"
+                words = ",".join(task.label_words)
+                print(f"{task.name}\t{task.context('{text}')!r}\t{words.strip()}\trows: {source}")
+        elif what == "models":
+            print("\n".join(preflight.TOYS))
+            print("or a Hugging Face folder, or a hub id such as gpt2-xl")
+        else:
+            raise parameters.ParameterError(f"cannot list {what!r}: choose notebooks, tasks or models.")
+
+
+def _say(result, as_json: bool) -> None:
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "status": "ok",
+                    "folder": str(result.folder),
+                    "notebook": result.notebook,
+                    "results": str(result.results),
+                    "cached": result.cached,
+                }
+            )
+        )
+        return
+    print(f"{result.notebook}: {'done before' if result.cached else 'done'}")
+    for path in sorted(result.folder.iterdir()):
+        if path.suffix in {".ipynb", ".html", ".png", ".parquet"}:
+            print(f"  {path}")
+
+
+@contextmanager
+def _exit_codes(as_json: bool, notebook: str) -> Iterator[None]:
+    """Turn errors into a message on stderr (with --json also an object on stdout) and the exit code of their kind."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED, as_json, notebook)
+    except (ValueError, RuntimeError) as error:
+        kind = getattr(error, "kind", type(error).__name__)
+        known = getattr(error, "kind", None) or type(error).__name__ in EXIT_CODES
+        if not known:
+            raise
+        prefix = "" if hasattr(error, "kind") else f"{kind}: "
+        _fail(f"{prefix}{error}", EXIT_CODES.get(kind, 1), as_json, notebook)
+
+
+def _fail(message: str, code: int, as_json: bool, notebook: str) -> None:
+    print(message, file=sys.stderr)
+    if as_json:
+        print(json.dumps({"status": "failed", "notebook": notebook, "error": message, "exit_code": code}))
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Entry point of the ``anchorlens`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Where to intervene, what to do there, and for how long.
+
+``Site`` names an activation. An *edit* (``Isolate``, ``Scale``, ``Inject``) is a small frozen value that knows its site
+and maps an activation to a new one, leaving the old as it was. ``editing``, ``capturing`` and ``differentiating``
+install hooks for the length of a ``with`` block and always remove them. All of them nest: an inner block sees what the
+outer one produced.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Site(StrEnum):
+    """Activations we touch; the names hold for HookedTransformer and TransformerBridge alike."""
+
+    SCORES = "attn.hook_attn_scores"  # [batch head query key], before the softmax
+    PATTERN = "attn.hook_pattern"  # [batch head query key], rows sum to 1
+    RESID_PRE = "hook_resid_pre"  # [batch pos d_model]
+
+    def at(self, layer: int) -> str:
+        """The full hook name at ``layer`` (from 0)."""
+        return f"blocks.{layer}.{self.value}"
+
+
+@runtime_checkable
+class Edit(Protocol):
+    """What ``editing`` applies: maps the activation at its site to a new one."""
+
+    site: ClassVar[Site]
+
+    def __call__(self, act: Tensor, layer: int, /) -> Tensor: ...
+
+
+def _same_batch(edit: Edit, made_for: Tensor, act: Tensor) -> None:
+    """Refuse a batch that the edit was not made for; broadcasting would hide the mistake."""
+    if made_for.shape[0] != act.shape[0]:
+        raise ValueError(
+            f"{type(edit).__name__} was made for {made_for.shape[0]} prompts and met a batch of {act.shape[0]}: "
+            "build it from the same batch that the model is run on."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Isolate:
+    """Cut the given rows off from every earlier token (section 2.2: A_l(p, i) = 0 for i < p).
+
+    Acts on scores, before the softmax, as the released code does: the row renormalises and attends to itself alone.
+    ``rows`` [batch row] are positions in each prompt.
+    """
+
+    site: ClassVar[Site] = Site.SCORES
+    rows: Int[Tensor, "batch row"]
+
+    def __call__(
+        self, scores: Float[Tensor, "batch head query key"], layer: int
+    ) -> Float[Tensor, "batch head query key"]:
+        _same_batch(self, self.rows, scores)
+        pos = torch.arange(scores.shape[-1], device=scores.device)
+        is_row = (pos[None, :, None] == self.rows[:, None, :]).any(-1)  # [batch query]
+        earlier = pos[:, None] > pos[None, :]  # [query key]
+        return scores.masked_fill((is_row[:, :, None] & earlier)[:, None], -torch.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """Multiply A_l(q, p_i) by exp(beta) (section 3.1, equations 9 and 12); the row is not renormalised, as published.
+
+    ``query`` [batch] is the target of each prompt, ``keys`` [batch demo] its anchors, ``log_factor``
+    [layer head demo] is beta, one for every layer of the model.
+    """
+
+    site: ClassVar[Site] = Site.PATTERN
+    query: Int[Tensor, " batch"]
+    keys: Int[Tensor, "batch demo"]
+    log_factor: Float[Tensor, "layer head demo"]
+
+    def __call__(
+        self, pattern: Float[Tensor, "batch head query key"], layer: int
+    ) -> Float[Tensor, "batch head query key"]:
+        _same_batch(self, self.query, pattern)
+        batch, head = pattern.shape[:2]
+        cells = (
+            torch.arange(batch, device=pattern.device)[:, None, None],
+            torch.arange(head, device=pattern.device)[None, :, None],
+            self.query[:, None, None],
+            self.keys[:, None, :],
+        )
+        factor = self.log_factor[layer].exp().to(pattern.dtype).expand(batch, -1, -1)
+        return pattern * torch.ones_like(pattern).index_put(cells, factor)
+
+
+@dataclass(frozen=True, eq=False)
+class Inject:
+    """Overwrite the first positions with cached hidden states, the same for every prompt (section 3.2).
+
+    ``cached`` [layer anchor d_model] is the residual stream before each layer, as ``capturing`` it at
+    ``Site.RESID_PRE`` gives it. The prompt must begin with one token (any) for each anchor.
+    """
+
+    site: ClassVar[Site] = Site.RESID_PRE
+    cached: Float[Tensor, "layer anchor d_model"]
+
+    def __call__(self, resid: Float[Tensor, "batch pos d_model"], layer: int) -> Float[Tensor, "batch pos d_model"]:
+        n = self.cached.shape[1]
+        if n > resid.shape[1]:
+            raise ValueError(
+                f"Inject holds {n} anchors and met prompts of {resid.shape[1]} tokens: "
+                "put one token for each anchor in front of the query."
+            )
+        front = self.cached[layer].to(resid.dtype).expand(resid.shape[0], -1, -1)
+        return torch.cat([front, resid[:, n:]], dim=1)
+
+
+def _checked(model: Any, layers: Iterable[int]) -> list[int]:
+    """The layers as a list; a layer that the model lacks would otherwise be skipped without a word."""
+    wanted = list(layers)
+    for layer in wanted:
+        if not 0 <= layer < model.cfg.n_layers:
+            raise ValueError(
+                f"layer {layer}: this model has {model.cfg.n_layers} layers, so it may be 0 to {model.cfg.n_layers - 1}"
+            )
+    return wanted
+
+
+def _apply(act: Tensor, hook: Any, *, edit: Edit, layer: int) -> Tensor:
+    return edit(act, layer)
+
+
+@contextmanager
+def editing(model: Any, edit: Edit, layers: Iterable[int]) -> Iterator[None]:
+    """Within the block, every forward pass applies ``edit`` at each of ``layers`` (from 0).
+
+    Raises:
+        ValueError: for a layer that the model does not have.
+    """
+    at = [(edit.site.at(layer), partial(_apply, edit=edit, layer=layer)) for layer in _checked(model, layers)]
+    with model.hooks(fwd_hooks=at):
+        yield
+
+
+@contextmanager
+def capturing(model: Any, site: Site, layers: Iterable[int], *, grad: bool = False) -> Iterator[dict[int, Tensor]]:
+    """Yield a dict that each forward pass fills with the activation at ``site`` of each of ``layers``.
+
+    With ``grad``, ``.grad`` of each is there after ``backward()``; everything is kept, so where a reduction is enough,
+    ``differentiating`` needs far less memory. Inside ``editing``, it sees what the edit produced.
+
+    Raises:
+        ValueError: for a layer that the model does not have.
+        RuntimeError: with ``grad`` where gradients are switched off.
+    """
+    kept: dict[int, Tensor] = {}
+
+    def keep(act: Tensor, hook: Any, *, layer: int) -> Tensor | None:
+        if not grad:
+            kept[layer] = act.detach()
+            return None
+        kept[layer] = act = _tracked(act, site)
+        act.retain_grad()
+        return act
+
+    with model.hooks(fwd_hooks=[(site.at(layer), partial(keep, layer=layer)) for layer in _checked(model, layers)]):
+        yield kept
+
+
+@contextmanager
+def differentiating(
+    model: Any, site: Site, layers: Iterable[int], consume: Callable[[int, Tensor, Tensor], None]
+) -> Iterator[None]:
+    """Within the block, each ``backward()`` calls ``consume(layer, activation, gradient)``, from the last layer down.
+
+    Nothing is kept longer than the backward pass itself keeps it: what ``consume`` reduces is all that remains. Weights
+    may be frozen; then the first of ``layers`` is where differentiation ends.
+
+    Raises:
+        ValueError: for a layer that the model does not have.
+        RuntimeError: where gradients are switched off.
+    """
+
+    def watch(act: Tensor, hook: Any, *, layer: int) -> Tensor:
+        act = _tracked(act, site)
+        value = act.detach()
+        act.register_hook(lambda gradient: consume(layer, value, gradient))
+        return act
+
+    with model.hooks(fwd_hooks=[(site.at(layer), partial(watch, layer=layer)) for layer in _checked(model, layers)]):
+        yield
+
+
+def _tracked(act: Tensor, site: Site) -> Tensor:
+    """``act`` with a gradient; with frozen weights the first one becomes a leaf."""
+    if not torch.is_grad_enabled():
+        raise RuntimeError(f"gradients at {site.name} were asked for where they are switched off (torch.no_grad)")
+    return act if act.requires_grad else act.detach().requires_grad_()

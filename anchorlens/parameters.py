@@ -1,0 +1,196 @@
+"""A run's parameters: what a notebook declares, what was given, and the content key they make with files and code.
+
+All of it happens before a kernel starts, and without torch.
+"""
+
+import ast
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anchorlens import preflight, rows, tasks
+
+PACKAGE = Path(__file__).parent
+NOTEBOOK_FOLDERS = (PACKAGE.parent / "notebooks", PACKAGE / "notebooks")  # a checkout; an installed wheel
+RESERVED = "folder"  # the parameter by which a runner tells the notebook where to write
+_TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+
+
+class ParameterError(ValueError):
+    """A notebook or a parameter that does not exist, or a value of the wrong type."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A parameter as its notebook declares it."""
+
+    kind: str  # str, int, float, bool, or list[...] of these
+    default: Any
+    help: str
+
+    def parse(self, name: str, text: str) -> Any:
+        """The value that ``text`` from a command line means; lists are JSON or comma-separated."""
+        if not self.kind.startswith("list["):
+            return self._parse_one(name, text, self.kind)
+        inner = self.kind[5:-1]
+        text = text.strip()
+        if text.startswith("["):
+            try:
+                return json.loads(text)  # its items are checked like any other value
+            except json.JSONDecodeError:
+                text = text.strip("[]")
+        return [self._parse_one(name, part.strip(), inner) for part in text.split(",") if part.strip()]
+
+    def _parse_one(self, name: str, text: str, kind: str) -> Any:
+        if kind == "bool" and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        try:
+            return _TYPES[kind](text) if kind != "bool" else text
+        except ValueError:
+            return text  # check says what was expected
+
+    def accepts(self, value: Any) -> bool:
+        """Whether ``value`` has the declared type and survives JSON, as papermill passes it on."""
+        if self.kind.startswith("list["):
+            return isinstance(value, list) and all(_is(item, self.kind[5:-1]) for item in value)
+        return _is(value, self.kind)
+
+
+def _is(value: Any, kind: str) -> bool:
+    if isinstance(value, bool) or kind == "bool":
+        return isinstance(value, bool) and kind == "bool"
+    if kind == "float":
+        return isinstance(value, int | float) and math.isfinite(value)
+    return type(value) is _TYPES[kind]
+
+
+def notebooks() -> dict[str, Path]:
+    """The shipped notebooks by name."""
+    folder = next((folder for folder in NOTEBOOK_FOLDERS if folder.is_dir()), None)
+    return {path.stem: path for path in sorted(folder.glob("*.ipynb"))} if folder else {}
+
+
+def find(notebook: str) -> Path:
+    """The file of a notebook given by name or by path."""
+    known = notebooks()
+    name = notebook.removesuffix(".ipynb")
+    if name in known:
+        return known[name]
+    if Path(notebook).suffix == ".ipynb" and Path(notebook).is_file():
+        return Path(notebook)
+    raise ParameterError(f"no notebook {notebook!r}{tasks.suggestion(name, known)} Notebooks: {', '.join(known)}.")
+
+
+def declared(notebook: Path) -> dict[str, Declared]:
+    """The parameters that a notebook declares, in order."""
+    import papermill
+
+    found = {}
+    for name, entry in papermill.inspect_notebook(str(notebook)).items():
+        found[name] = Declared(entry["inferred_type_name"], ast.literal_eval(entry["default"]), entry["help"])
+    return found
+
+
+def check(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters with defaults filled in; papermill itself would only warn of a wrong one and run on.
+
+    Raises:
+        ParameterError: for an unknown name or a value of the wrong type.
+    """
+    known = declared(notebook)
+    settable = [name for name in known if name != RESERVED]
+    for name, value in parameters.items():
+        if name not in settable:
+            raise ParameterError(
+                f"{notebook.name} has no parameter {name!r}{tasks.suggestion(name, settable)} "
+                f"It takes: {', '.join(settable)}."
+            )
+        if not known[name].accepts(value):
+            raise ParameterError(
+                f"{notebook.name}: parameter {name}={value!r} is {type(value).__name__}, expected {known[name].kind} "
+                f"(like its default {known[name].default!r}): {known[name].help}"
+            )
+    return {name: parameters.get(name, known[name].default) for name in settable}
+
+
+def parse(notebook: Path, assignments: list[str]) -> dict[str, Any]:
+    """Parameters from ``NAME=VALUE`` words of a command line, by the notebook's declared types."""
+    known, parsed = declared(notebook), {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ParameterError(f"-p {assignment!r}: expected NAME=VALUE.")
+        parsed[name] = known[name].parse(name, text) if name in known else text
+    return parsed
+
+
+def refuse_training_prompts(train_prompts: str) -> None:
+    """For notebooks that train nothing: a file given by mistake must not be passed over in silence."""
+    if train_prompts:
+        raise ParameterError(
+            f"train_prompts={train_prompts!r}: this notebook trains nothing, so leave it empty; "
+            "the file belongs to 3_1_reweighting."
+        )
+
+
+def examine(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Check names and files that parameters refer to, without torch, and fingerprint them.
+
+    Returns:
+        device, dtype and the fingerprints of weights and rows: what, beside parameters and code, decides a result.
+
+    Raises:
+        preflight.ModelError, tasks.TaskError: for a model, task or file that cannot be used.
+    """
+    preflight.check_backend(parameters["backend"])
+    device, dtype = preflight.resolve_device(parameters["device"]), preflight.resolve_dtype(parameters["dtype"])
+    task = tasks.get(parameters["task"], label_token=parameters["label_token"])
+    if parameters["label_words"] not in ("auto", "random"):
+        tasks.with_words(task, parameters["label_words"])
+    if not parameters["seeds"] or len(set(parameters["seeds"])) < len(parameters["seeds"]):
+        raise tasks.TaskError(f"seeds={parameters['seeds']}: give at least one seed, none twice.")
+    checkpoint = preflight.locate(parameters["model"], parameters["revision"])
+    facts = {"device": device, "dtype": dtype, "weights": checkpoint.fingerprint()}
+    for name, path in _files(parameters, task, checkpoint.toy).items():
+        if name in ("prompts", "train_prompts"):
+            rows.read_prompts(path, task)
+        else:
+            found = rows.read_file(path, task)
+            if name == "pool":
+                rows.check_shots(found, task, parameters["shots"], where=str(path))
+        facts[name] = f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    if not parameters["prompts"] and "data" not in facts:
+        rows.check_hub(task)
+    return facts
+
+
+def _files(parameters: Mapping[str, Any], task: tasks.Task, toy: bool) -> dict[str, Path]:
+    """The files that a run will read, by the parameter that names them."""
+    if parameters["prompts"]:
+        return {name: rows.path_of(parameters[name]) for name in ("prompts", "train_prompts") if parameters[name]}
+    source = {"data": parameters["data"], "pool": parameters["pool"] or parameters["data"]}
+    files = {name: rows.file_of(task, value, toy=toy) for name, value in source.items()}
+    return {name: path for name, path in files.items() if path}
+
+
+def content(notebook: Path, parameters: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """All that decides a run's results; ``store.key`` of it names the run.
+
+    Parameters that ``facts`` has resolved or fingerprinted count by what they mean, not by how they were written.
+    """
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    code = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")) + sorted(PACKAGE.rglob("*.toml")):
+        code.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    return {
+        "notebook": notebook.stem,
+        "cells": hashlib.sha256("\0".join(sources).encode()).hexdigest(),
+        "code": code.hexdigest(),
+        "weights": facts["weights"],
+        "inputs": {name: facts.get(name, value) for name, value in parameters.items()},
+    }

@@ -1,0 +1,231 @@
+"""What can be known of a model and this machine before torch is imported, so that a wrong name fails at once.
+
+A model is a shipped toy, a Hugging Face folder, or a hub id; ``locate`` turns its name into a folder on this machine.
+"""
+
+import ctypes
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import sys
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+TOY_FOLDER = Path(__file__).parent / "toy" / "models"
+TOY_SEED = 0  # of toy-random's weights
+TOYS = ("toy", "toy-random", "toy-unanchored")
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+BACKENDS = ("auto", "hooked")
+PATIENCE = 1.2  # seconds to wait for the hub before calling it unreachable
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
+_SMALL = 256 * 2**20  # bytes up to which weights are hashed whole
+
+
+class ModelError(ValueError):
+    """A model, device or dtype that cannot be used as named."""
+
+
+class MissingModelError(ModelError):
+    """Weights that are not on this machine and cannot be fetched."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a model's files are; ``random_seed`` asks for its untrained twin, with weights drawn from a seed."""
+
+    name: str
+    folder: Path
+    revision: str = ""  # commit of a hub model
+    random_seed: int | None = None
+
+    @property
+    def toy(self) -> bool:
+        """Whether it is one of the shipped toys, which know only their own words."""
+        return self.name in TOYS
+
+    def fingerprint(self) -> str:
+        """What identifies the weights: the hub's commit, or a hash of the files."""
+        twin = "" if self.random_seed is None else f" random {self.random_seed}"
+        return (f"commit {self.revision}" if self.revision else f"sha256 {_hash_of(self.folder)}") + twin
+
+
+def locate(name: str, revision: str = "", *, fetch: bool = True) -> Checkpoint:
+    """Find the files of model ``name``: a shipped toy, a Hugging Face folder, or a hub id (fetched when ``fetch``).
+
+    Raises:
+        ModelError: for a folder that is not a model's, or a name that is none.
+        MissingModelError: for a hub id that is not in the cache while the hub cannot be reached, or does not have it.
+    """
+    if name in TOYS:
+        if name == "toy-random":
+            return Checkpoint(name, TOY_FOLDER / "toy", random_seed=TOY_SEED)
+        return Checkpoint(name, TOY_FOLDER / name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _check_folder(name, folder)
+        return Checkpoint(name, folder)
+    if folder.exists() or name.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(name):
+        found, kind = ("a file", ModelError) if folder.exists() else ("nothing there", MissingModelError)
+        raise kind(
+            f"model {name!r}: expected a folder with config.json, weights and tokenizer, found {found}. "
+            f"Give such a folder, a hub id like gpt2-xl, or one of {', '.join(TOYS)}."
+        )
+    return _from_hub(name, revision, fetch=fetch)
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model {name!r}: the folder has no config.json; give a folder saved by save_pretrained.")
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+        raise ModelError(
+            f"model {name!r}: the folder has no weights (*.safetensors or pytorch_model*.bin); save the model there."
+        )
+    if not any((folder / file).is_file() for file in _TOKENIZERS):
+        raise ModelError(
+            f"model {name!r}: the folder has no tokenizer (none of {', '.join(_TOKENIZERS)}). "
+            "Save it there with tokenizer.save_pretrained(folder)."
+        )
+    kinds = json.loads((folder / "config.json").read_text()).get("architectures") or []
+    if kinds and not any(kind.endswith(("CausalLM", "LMHeadModel")) for kind in kinds):
+        raise ModelError(f"model {name!r} is a {kinds[0]}; only decoders that predict the next token can be analysed.")
+
+
+def _from_hub(name: str, revision: str, *, fetch: bool) -> Checkpoint:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+        _check_folder(name, folder)  # an interrupted download leaves some files out
+        return Checkpoint(name, folder, revision=folder.name)
+    except (LocalEntryNotFoundError, ModelError):
+        pass
+    if not fetch:
+        raise MissingModelError(f"model {name!r} is not on this machine.")
+    if not hub_reachable():
+        near = f" For the shipped model write {TOYS[0]!r}." if name.startswith("to") else ""
+        raise MissingModelError(
+            f"model {name!r} is not on this machine (no such folder, not in the hub cache), and the hub cannot be "
+            f"reached. Connect to the network, or give a folder that holds the model.{near}"
+        )
+    return _download(name, revision)
+
+
+def _download(name: str, revision: str) -> Checkpoint:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = HfApi().model_info(name, revision=revision or None, timeout=10)
+        files = [sibling.rfilename for sibling in info.siblings or [] if "/" not in sibling.rfilename]
+        weights = [f for f in files if f.endswith(".safetensors")] or [f for f in files if f.endswith(".bin")]
+        texts = [f for f in files if f.endswith((".json", ".txt", ".model"))]
+        folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=weights + texts))
+    except GatedRepoError as error:
+        raise MissingModelError(
+            f"model {name!r} is gated: accept its licence on its hub page, then set HF_TOKEN or run `hf auth login`."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise MissingModelError(
+            f"model {name!r} has no revision {revision!r}; leave it empty for the newest."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise MissingModelError(f"the hub has no model {name!r} (or it is private and needs HF_TOKEN).") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise MissingModelError(f"model {name!r} could not be fetched: {type(error).__name__}: {error}") from error
+    _check_folder(name, folder)
+    return Checkpoint(name, folder, revision=str(info.sha))
+
+
+def hub_reachable() -> bool:
+    """Whether the hub answers within ``PATIENCE`` seconds (name look-up included)."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return False
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=PATIENCE).close()
+            answered.set()
+        except urllib.error.HTTPError:
+            answered.set()  # it answered
+        except (OSError, ValueError):
+            pass
+
+    thread = threading.Thread(target=ask, daemon=True)  # a look-up that hangs cannot be timed out in any other way
+    thread.start()
+    thread.join(PATIENCE)
+    return answered.is_set()
+
+
+def resolve_device(device: str) -> str:
+    """The device that ``device`` means: "auto" is cuda where this torch can use it, otherwise cpu.
+
+    Apple's mps is used when named, never by itself: transformer-lens warns of wrong results there.
+    """
+    if device == "auto":
+        return "cuda" if _cuda_usable() else "cpu"
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+        raise ModelError(f"device={device!r}: it may be 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'.")
+    if device.startswith("cuda") and not _cuda_usable():
+        raise ModelError(
+            f"device={device!r}: this machine, or this build of torch, has no CUDA device; use 'auto' or 'cpu'."
+        )
+    return device
+
+
+def resolve_dtype(dtype: str) -> str:
+    """The dtype that ``dtype`` means: "auto" is float32 everywhere, since half precision changes gradients."""
+    if dtype == "auto":
+        return "float32"
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype={dtype!r}: it may be 'auto', {', '.join(map(repr, DTYPES))}.")
+    return dtype
+
+
+def check_backend(backend: str) -> None:
+    """Refuse a backend that does not exist."""
+    if backend not in BACKENDS:
+        raise ModelError(f"backend={backend!r}: it may be {' or '.join(map(repr, BACKENDS))} (HookedTransformer).")
+
+
+def _cuda_usable() -> bool:
+    """Asked of the driver and of torch's build, without importing torch."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return torch.cuda.is_available()
+    spec = importlib.util.find_spec("torch")
+    version = Path(spec.origin).parent / "version.py" if spec and spec.origin else None
+    if version is None or not version.is_file() or not re.search(r"^cuda\b.*= '", version.read_text(), re.M):
+        return False
+    try:
+        driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(0)
+        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except OSError:
+        return False
+
+
+def _hash_of(folder: Path) -> str:
+    """Hash of config, tokenizer and weights; of large weights, of their size and 64 evenly spread blocks."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in {".json", ".txt", ".model", ".safetensors", ".bin"} or not path.is_file():
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            if size <= _SMALL:
+                digest.update(file.read())
+                continue
+            for block in range(64):
+                file.seek(block * (size - 2**20) // 63)
+                digest.update(file.read(2**20))
+    return digest.hexdigest()

@@ -1,0 +1,264 @@
+"""In-context prompts in which the role of every token is known by construction, not by search.
+
+A prompt is written piece by piece (template, text, label word); each piece notes the characters it covers, and the
+tokenizer's own offsets turn characters into tokens. Label words that occur inside a text are text. Nothing here runs a
+model.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Literal
+
+from anchorlens.drafts import Draft
+from anchorlens.tasks import Task
+
+
+class Role(IntEnum):
+    """What a token is in its prompt; a token has the role of its last character."""
+
+    TEXT = 0
+    TEMPLATE = 1
+    LABEL = 2  # further tokens of a label word, after its anchor
+    ANCHOR = 3
+    TARGET = 4
+
+
+class PromptError(ValueError):
+    """A prompt that cannot be analysed as asked."""
+
+
+class TooLongError(PromptError):
+    """A prompt with more tokens than the model can read."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenised prompt; positions count tokens from 0, demonstrations in prompt order, classes from 0.
+
+    Attributes:
+        text: all of it, as the model reads it (no start token).
+        ids: token ids.
+        roles: what each token is.
+        parts: to which demonstration each token belongs, its closing separator included; the query has the last number.
+        anchors: token of each demonstration's label word.
+        anchor_classes: its class.
+        target: the last token, where the answer is predicted.
+        labels: token id of each class's label word.
+        gold: the query's class, None where it is not known.
+        example, seed: row of the query in its source, and the draw of demonstrations (-1: fixed by a file).
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    roles: tuple[Role, ...]
+    parts: tuple[int, ...]
+    anchors: tuple[int, ...]
+    anchor_classes: tuple[int, ...]
+    target: int
+    labels: tuple[int, ...]
+    gold: int | None
+    example: int
+    seed: int
+
+    def pieces(self, tokenizer: Any) -> list[str]:
+        """The text of each token."""
+        return [tokenizer.decode([token]) for token in self.ids]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Characters [start, end) of a prompt's text, with their role and part."""
+
+    start: int
+    end: int
+    role: Role
+    part: int
+
+
+def write(draft: Draft) -> tuple[str, list[Piece]]:
+    """The prompt's text, and the pieces it is made of, without gaps."""
+    before, after = draft.task.template.split("{text}")
+    text, pieces = "", []
+
+    def say(words: str, role: Role, part: int) -> None:
+        nonlocal text
+        if words:
+            pieces.append(Piece(len(text), len(text) + len(words), role, part))
+            text += words
+
+    examples = [*draft.demonstrations, draft.query]
+    for part, example in enumerate(examples):
+        say(before, Role.TEMPLATE, part)
+        say(example.text, Role.TEXT, part)
+        say(after, Role.TEMPLATE, part)
+        if part < len(draft.demonstrations):
+            assert example.label is not None, "a demonstration has a class"
+            say(draft.task.label_words[example.label], Role.ANCHOR, part)
+            say(draft.task.separator, Role.TEMPLATE, part)
+    return text, pieces
+
+
+def tokens_in(start: int, end: int, offsets: Sequence[tuple[int, int]]) -> range:
+    """The run of tokens that covers characters [start, end).
+
+    Raises:
+        PromptError: if no token does, or if a token reaches beyond them.
+    """
+    hit = [i for i, (a, b) in enumerate(offsets) if a < end and start < b]
+    if not hit or offsets[hit[0]][0] < start or offsets[hit[-1]][1] > end:
+        found = f"tokens {hit[0]}..{hit[-1]} with offsets {[offsets[i] for i in hit]}" if hit else "no token"
+        raise PromptError(
+            f"characters {start}..{end} are not whole tokens: they fall in {found}. "
+            "Change the template so that the tokenizer separates the label word from its neighbours."
+        )
+    return range(hit[0], hit[-1] + 1)
+
+
+@dataclass
+class Encoder:
+    """Turns drafts into prompts with one tokenizer; remembers the token of each label word.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer (offsets are needed); no start token is added, as in the paper.
+        n_ctx: the longest prompt that the model can read.
+    """
+
+    tokenizer: Any
+    n_ctx: int
+    _label_tokens: dict[tuple[str, str, str, str], int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise PromptError(
+                f"tokenizer {type(self.tokenizer).__name__} gives no character offsets; "
+                "load the fast one (it needs tokenizer.json in the model's folder)."
+            )
+
+    def __call__(self, draft: Draft) -> Prompt:
+        """Tokenise one draft.
+
+        Raises:
+            PromptError: for a label word of several tokens where the task takes only one, label words that share a
+                token, words that the tokenizer does not know, or a prompt longer than ``n_ctx``.
+        """
+        text, pieces = write(draft)
+        ids, offsets = self._tokenise(text)
+        unknown = [text[a:b].strip() for token, (a, b) in zip(ids, offsets, strict=True) if self._is_unknown(token)]
+        if unknown:
+            raise PromptError(
+                f"{draft.name}: the tokenizer does not know {', '.join(map(repr, dict.fromkeys(unknown)))}. "
+                "The toy knows only the words of its own language; take other texts or another model."
+            )
+        ends = iter(pieces)
+        piece, roles, parts = next(ends), [], []
+        for a, b in offsets:
+            last = max(a, b - 1)  # some tokenizers have tokens of no characters
+            while last >= piece.end and piece.end < len(text):
+                piece = next(ends)
+            roles.append(piece.role)
+            parts.append(piece.part)
+        anchors = []
+        for piece in pieces:
+            if piece.role is Role.ANCHOR:
+                where = f"{draft.name}, demonstration {piece.part}"
+                run = self._label_run(draft.task, text, piece, ids, offsets, where)
+                anchors.append(run.start)
+                for position in run[1:]:
+                    roles[position] = Role.LABEL
+        roles[-1] = Role.TARGET
+        labels = self._labels(draft.task)
+        classes = tuple(example.label for example in draft.demonstrations if example.label is not None)
+        for position, label in zip(anchors, classes, strict=True):
+            if ids[position] != labels[label]:
+                raise PromptError(
+                    f"{draft.name}: label word {draft.task.label_words[label]!r} is token {ids[position]} at "
+                    f"{position} and token {labels[label]} elsewhere. Choose label words that the tokenizer always "
+                    "splits alike."
+                )
+        if len(ids) > self.n_ctx:
+            raise TooLongError(
+                f"{draft.name}: {len(ids)} tokens where the model reads at most {self.n_ctx}. "
+                "Take fewer shots or shorter texts, or leave such prompts out with too_long=skip."
+            )
+        return Prompt(
+            text=text,
+            ids=tuple(ids),
+            roles=tuple(roles),
+            parts=tuple(parts),
+            anchors=tuple(anchors),
+            anchor_classes=classes,
+            target=len(ids) - 1,
+            labels=labels,
+            gold=draft.query.label,
+            example=draft.query.row,
+            seed=draft.seed,
+        )
+
+    def all(
+        self, drafts: Iterable[Draft], too_long: Literal["error", "skip"] = "error"
+    ) -> tuple[list[Prompt], list[str]]:
+        """Tokenise drafts; the second value says which were left out as too long (with ``too_long="skip"``)."""
+        if too_long not in ("error", "skip"):
+            raise PromptError(f"too_long={too_long!r}: it may be 'error' or 'skip'.")
+        made, skipped = [], []
+        for draft in drafts:
+            try:
+                made.append(self(draft))
+            except TooLongError as error:
+                if too_long == "error":
+                    raise
+                skipped.append(str(error))
+        if not made:
+            raise PromptError(f"no prompt is left: {skipped[0] if skipped else 'there were no queries'}")
+        return made, skipped
+
+    def _tokenise(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoded = self.tokenizer(
+            text,
+            return_offsets_mapping=True,
+            add_special_tokens=False,
+            split_special_tokens=True,  # a text that spells a special token is still text
+            verbose=False,
+        )
+        return encoded["input_ids"], encoded["offset_mapping"]
+
+    def _is_unknown(self, token: int) -> bool:
+        return token == self.tokenizer.unk_token_id
+
+    def _label_run(self, task: Task, text: str, piece: Piece, ids, offsets, where: str) -> range:
+        run = tokens_in(piece.start, piece.end, offsets)
+        if len(run) > 1 and task.label_token == "only":
+            words = [text[a:b] for a, b in offsets[run.start : run.stop]]
+            raise PromptError(
+                f"{where}: label word {text[piece.start : piece.end]!r} is {len(run)} tokens {words} at "
+                f"{run.start}..{run.stop - 1}. Choose label words of one token (label_words=...), or set "
+                "label_token=first, as the paper does for TREC's Abbreviation."
+            )
+        return run
+
+    def _labels(self, task: Task) -> tuple[int, ...]:
+        found = tuple(self._label_token(task, word) for word in task.label_words)
+        for label, token in enumerate(found):
+            if token in found[:label]:
+                pair = [task.label_words[found.index(token)].strip(), task.label_words[label].strip()]
+                raise PromptError(
+                    f"task {task.name!r}: label words {pair[0]!r} and {pair[1]!r} begin with the same token {token}, "
+                    "so that token cannot tell them apart. Choose label words that differ in their first token."
+                )
+        return found
+
+    def _label_token(self, task: Task, word: str) -> int:
+        key = (task.template, task.separator, task.label_token, word)
+        if key not in self._label_tokens:
+            context = task.context("")
+            text = context + word + task.separator
+            ids, offsets = self._tokenise(text)
+            piece = Piece(len(context), len(context) + len(word), Role.ANCHOR, 0)
+            run = self._label_run(task, text, piece, ids, offsets, f"task {task.name!r}")
+            if self._is_unknown(ids[run.start]):
+                raise PromptError(
+                    f"task {task.name!r}: label word {word!r} is unknown to the tokenizer; choose another."
+                )
+            self._label_tokens[key] = ids[run.start]
+        return self._label_tokens[key]

@@ -1,0 +1,170 @@
+"""Keep results: a run is a folder named by a content key, whole when it is there under that name.
+
+Everything is written into ``<key>.partial`` beside it, the manifest last; then the folder is renamed. Whoever works on
+a partial folder holds a lock on it, so that two runners of one key leave exactly one result.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+SCHEMA = 1  # version of the manifest
+
+
+class StoreError(ValueError):
+    """A result that does not have the form its analysis declares, or a folder that cannot be written or read."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run being written: tables go into ``partial``, ``finish`` makes it ``final``."""
+
+    final: Path
+
+    @property
+    def partial(self) -> Path:
+        return self.final.with_name(self.final.name + ".partial")
+
+    @property
+    def whole(self) -> bool:
+        """Whether the result is there."""
+        return (self.final / "manifest.json").is_file()
+
+    def write(self, frame: pd.DataFrame, columns: Mapping[str, str], name: str = "results") -> Path:
+        """Write one table as ``<name>.parquet``, checked against the columns its analysis declares.
+
+        Raises:
+            StoreError: for a missing or an undeclared column, a wrong type, or a table without rows.
+        """
+        wrong = [f"{c}: {frame[c].dtype}, not {t}" for c, t in columns.items() if c in frame and frame[c].dtype != t]
+        missing, extra = sorted(set(columns) - set(frame)), sorted(map(str, set(frame) - set(columns)))
+        if wrong or missing or extra or frame.empty:
+            raise StoreError(
+                f"table {name!r} does not match the COLUMNS of its analysis: missing {missing}, not declared {extra}, "
+                f"wrong type {wrong}, {len(frame)} rows."
+            )
+        path = self.partial / f"{name}.parquet"
+        with _writable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            frame.to_parquet(path, index=False)
+        return path
+
+    def finish(self, manifest: Mapping[str, Any]) -> Path:
+        """Write the manifest, make everything durable, and put the folder in its place; an older result gives way.
+
+        Raises:
+            StoreError: if there are no results, or the manifest is not strict JSON.
+        """
+        if not (self.partial / "results.parquet").is_file():
+            raise StoreError(f"{self.partial}: no results.parquet was written, so there is nothing to keep.")
+        try:
+            text = json.dumps({"schema": SCHEMA, **manifest}, indent=2, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"manifest of {self.final.name}: not strict JSON ({error}).") from error
+        with _writable(self.partial):
+            (self.partial / "manifest.json").write_text(text + "\n")
+            for path in [*self.partial.iterdir(), self.partial]:
+                _sync(path)
+            if self.final.exists():
+                shutil.rmtree(self.final)
+            self.partial.rename(self.final)
+            _sync(self.final.parent)
+        return self.final
+
+
+@contextmanager
+def claiming(run: Run) -> Iterator[None]:
+    """Within the block this process alone owns the run's empty partial folder; waits for another owner to be done.
+
+    What is left in the folder after an error stays there to be looked at, until the run is claimed again.
+
+    Raises:
+        StoreError: if the folder cannot be made.
+    """
+    while True:
+        with _writable(run.partial):
+            run.partial.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(run.partial, os.O_RDONLY)
+        except FileNotFoundError:  # finished by another process just now
+            continue
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            current = run.partial.stat().st_ino == os.fstat(handle).st_ino
+        except FileNotFoundError:
+            current = False
+        if current:
+            break
+        os.close(handle)  # the folder we waited for was finished and renamed
+    try:
+        with _writable(run.partial):
+            for path in run.partial.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield
+        if run.partial.is_dir() and not any(run.partial.iterdir()):
+            run.partial.rmdir()
+    finally:
+        os.close(handle)
+
+
+def read(folder: Path, name: str = "results") -> pd.DataFrame:
+    """A table of a finished run.
+
+    Raises:
+        StoreError: if the folder is no finished run, or has no such table.
+    """
+    manifest(folder)
+    path = Path(folder) / f"{name}.parquet"
+    if not path.is_file():
+        tables = sorted(each.stem for each in Path(folder).glob("*.parquet"))
+        raise StoreError(f"{folder} has no table {name!r}; it has {', '.join(tables)}.")
+    return pd.read_parquet(path)
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """How a finished run came about.
+
+    Raises:
+        StoreError: if the folder is no finished run.
+    """
+    path = Path(folder) / "manifest.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise StoreError(f"{folder} is not a finished run: its manifest.json cannot be read ({error}).") from error
+
+
+def key(content: Mapping[str, Any]) -> str:
+    """16 hex digits that name a run by what it depends on."""
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        raise StoreError(
+            f"output folder {path.parent}: cannot be written ({error.strerror or error}: {error.filename or path}). "
+            "Give a folder that you may write to, with room left, as --store."
+        ) from error

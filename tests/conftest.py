@@ -1,0 +1,66 @@
+"""Small models and prompts that every test can use; nothing is downloaded or trained."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+
+import pytest
+import torch
+
+from anchorlens.batching import Batch, collate
+from anchorlens.drafts import Draft
+from anchorlens.prompts import Encoder, Prompt
+from anchorlens.rows import Example
+from anchorlens.tasks import SST2
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """GPT-2's tokenizer, cut down to the merges of the fixtures' texts."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(FIXTURES / "gpt2-tiny", local_files_only=True)
+
+
+def random_model(dtype: torch.dtype = torch.float64, **changes):
+    """A random 3-layer HookedTransformer (2 heads, width 16, the fixtures' vocabulary) as a ``Lens``."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    from anchorlens.models import Hooked
+    from anchorlens.preflight import Checkpoint
+
+    shape = {"n_layers": 3, "d_model": 16, "n_heads": 2, "d_head": 8, "d_mlp": 32, "n_ctx": 96, "d_vocab": 1487}
+    cfg = HookedTransformerConfig(
+        **{**shape, "act_fn": "gelu", "normalization_type": "LN", "seed": 0, "dtype": dtype, "device": "cpu", **changes}
+    )
+    model = HookedTransformer(cfg)
+    chance = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False).copy_(torch.randn(parameter.shape, generator=chance, dtype=dtype) * 0.4)
+    return Hooked(model.eval(), None, Checkpoint("random", Path()))
+
+
+@pytest.fixture(scope="session")
+def model():
+    """A random model in float64, weights frozen."""
+    return random_model()
+
+
+@pytest.fixture(scope="session")
+def prompts(tokenizer) -> list[Prompt]:
+    """Two prompts of different length about the same two demonstrations."""
+    demonstrations = (Example("a joy from start to end", 1), Example("a slow drama", 0))
+    encode = Encoder(tokenizer, 96)
+    return [
+        encode(Draft(SST2, demonstrations, Example(text, label, row)))
+        for row, (text, label) in enumerate([("i laughed", 1), ("nothing to say, slow and dull", 0)])
+    ]
+
+
+@pytest.fixture
+def batch(prompts) -> Batch:
+    """Both prompts in one padded batch."""
+    return collate(prompts)
