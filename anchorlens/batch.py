@@ -1,6 +1,7 @@
 """Run one notebook: parameters checked before it starts, results under a content key, never half a result."""
 
 import platform
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -56,8 +57,6 @@ def run(
         RunError: if the notebook fails; it is kept in the partial folder, with its traceback.
         store.StoreError: if the folder cannot be written.
     """
-    import papermill
-
     path = find(notebook)
     values = check(path, parameters)
     facts = examine(values)
@@ -66,13 +65,22 @@ def run(
     if target.whole and not force:
         return Result(path.stem, target.final, cached=True)
     with store.claiming(target):
-        if target.whole and not force:
+        if target.whole and not force:  # another runner was faster
             return Result(path.stem, target.final, cached=True)
+        import papermill  # takes seconds, so only when something is to be run
+        from traitlets.config import Config
+
         started, output = time.time(), target.partial / "run.ipynb"
         given = {**parameters, "device": facts["device"], "dtype": facts["dtype"], RESERVED: str(target.partial)}
         try:
             papermill.execute_notebook(
-                str(path), str(output), given, kernel_name="python3", progress_bar=bar, log_output=False
+                _verbatim(path),
+                _verbatim(output),
+                given,
+                kernel_name="python3",
+                progress_bar=bar,
+                stderr_file=sys.stderr if bar else None,  # the notebook's own progress
+                config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # otherwise each kernel warns
             )
         except papermill.exceptions.PapermillExecutionError as error:
             raise RunError(
@@ -80,7 +88,19 @@ def run(
                 kind=error.ename,
                 folder=target.partial,
             ) from None
+        except RuntimeError as error:  # the kernel died
+            kind = type(error).__name__
+            raise RunError(f"{path.stem}: {kind}: {error}", kind=kind, folder=target.partial) from error
+        if not (target.partial / "results.parquet").is_file():
+            raise RunError(
+                f"{path.stem}: the notebook ran through and stored no results: {output}", kind="", folder=target.partial
+            )
         return Result(path.stem, target.finish(_manifest(target, made_of, values, started)), cached=False)
+
+
+def _verbatim(path: Path) -> str:
+    """A path as papermill takes it, which formats paths with parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _manifest(

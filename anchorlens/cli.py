@@ -31,10 +31,11 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")
 Force = Annotated[bool, typer.Option("--force", help="Run again even if there is a result.")]
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         print(__version__)
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -60,7 +61,10 @@ def run(
     with _exit_codes(json_, notebook):
         given = parameters.parse(parameters.find(notebook), parameter or [])
         result = batch.run(notebook, given, root=store, force=force)
-        _say(result, json_)
+    if json_:
+        print(json.dumps(_summary(result)))
+    else:
+        _say(result)
 
 
 @app.command()
@@ -68,10 +72,15 @@ def demo(store: Store = Path("outputs"), force: Force = False, json_: Json = Fal
     """Run every notebook on the shipped toy model."""
     from anchorlens import batch, parameters
 
+    done = []
     for name in parameters.notebooks():
         print(f"{name}: running on the toy model", file=sys.stderr)
         with _exit_codes(json_, name):
-            _say(batch.run(name, {}, root=store, force=force), json_)
+            done.append(batch.run(name, {}, root=store, force=force))
+        if not json_:
+            _say(done[-1])
+    if json_:
+        print(json.dumps({"status": "ok", "runs": [_summary(result) for result in done]}))
 
 
 @app.command("list")
@@ -98,20 +107,17 @@ def list_(what: Annotated[str, typer.Argument(help="notebooks, tasks or models")
             raise parameters.ParameterError(f"cannot list {what!r}: choose notebooks, tasks or models.")
 
 
-def _say(result, as_json: bool) -> None:
-    if as_json:
-        print(
-            json.dumps(
-                {
-                    "status": "ok",
-                    "folder": str(result.folder),
-                    "notebook": result.notebook,
-                    "results": str(result.results),
-                    "cached": result.cached,
-                }
-            )
-        )
-        return
+def _summary(result) -> dict[str, object]:
+    return {
+        "status": "ok",
+        "folder": str(result.folder),
+        "notebook": result.notebook,
+        "results": str(result.results),
+        "cached": result.cached,
+    }
+
+
+def _say(result) -> None:
     print(f"{result.notebook}: {'done before' if result.cached else 'done'}")
     for path in sorted(result.folder.iterdir()):
         if path.suffix in {".ipynb", ".html", ".png", ".parquet"}:

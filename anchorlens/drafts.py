@@ -65,24 +65,18 @@ def load(
     Raises:
         TaskError: for rows or parameters that cannot be used.
     """
-    if limit < 0:
-        raise TaskError(f"limit={limit}: give how many queries to take at most, or 0 for all.")
+    rows.check_request(shots=shots, seeds=seeds, limit=limit, prompts=prompts, data=data, pool=pool)
     if prompts:
-        if data or pool:
-            raise TaskError(f"prompts={prompts!r} fixes every prompt; leave data={data!r} and pool={pool!r} empty.")
         return _from_file(task, prompts, toy=toy, seeds=seeds, limit=limit, label_words=label_words)
     if label_words == "auto":
         label_words = "random" if toy else "natural"
     queries = rows.load(task, data, split="query", toy=toy)
     source = pool or data
     demonstrations = rows.load(task, source, split="demonstration", toy=toy)
-    files = rows.file_of(task, data, toy=toy), rows.file_of(task, source, toy=toy)
-    same = files[0] is not None and files[1] is not None and files[0].resolve() == files[1].resolve()
-    rows.check_shots(demonstrations, task, shots, where=str(files[1] or task.name))
+    where = str(rows.file_of(task, source, toy=toy) or task.name)
+    rows.check_shots(demonstrations, task, 1 if replacement else shots, where=where)
     drafts = []
     for seed in seeds:
-        if not 0 <= seed < 2**32:
-            raise TaskError(f"seeds: {seed} is not a whole number from 0 to {2**32 - 1}.")
         drafts += draw(
             task,
             queries,
@@ -94,7 +88,6 @@ def load(
             words=word_pool(task, toy=toy),
             fresh=fresh,
             replacement=replacement,
-            same=same,
         )
     return drafts
 
@@ -111,27 +104,27 @@ def draw(
     words: Sequence[str] = (),
     fresh: bool = True,
     replacement: bool = False,
-    same: bool = False,
 ) -> list[Draft]:
     """Draw prompts by seed: ``shots`` demonstrations of each class, in random order, for each query.
 
     Args:
-        words: what label_words="random" draws from; empty: the task's own.
-        same: queries and pool are the same rows, so that with one set of demonstrations for all queries its rows are
-            no queries. A query never meets its own text as a fresh demonstration, wherever the rows come from.
+        words: what label_words="random" draws from; empty: the task's own. The words have a chance of their own, so
+            that other label words come with the same demonstrations.
 
-    The other arguments are those of ``load``. Queries come back in their source's order.
+    The other arguments are those of ``load``. A query never meets its own text as a demonstration: fresh ones differ
+    from it, and where all queries share one set, rows with a text of that set are no queries. Queries come back in
+    their source's order.
 
     Raises:
         TaskError: if a class has too few rows that differ from the query.
     """
-    if shots < 1:
-        raise TaskError(f"shots={shots}: in-context learning needs at least 1 demonstration per class.")
+    rows.check_request(shots=shots, seeds=[seed], limit=limit)
     classes = _by_class(pool)
     words = words or task.label_words
 
-    def demonstrations(chance: torch.Generator, query: str | None) -> tuple[Task, tuple[Example, ...]]:
-        named = _named(task, label_words, words, chance)
+    def demonstrations(*of: object, query: str | None) -> tuple[Task, tuple[Example, ...]]:
+        named = _named(task, label_words, words, generator(seed, *of, "words"))
+        chance = generator(seed, *of)
         chosen = [
             example
             for label in range(len(task.label_words))
@@ -140,16 +133,16 @@ def draw(
         order = torch.randperm(len(chosen), generator=chance).tolist()
         return named, tuple(chosen[i] for i in order)
 
-    shared = None if fresh else demonstrations(generator(seed), None)
-    if shared and same:
-        used = {example.row for example in shared[1]}
-        queries = [query for query in queries if query.row not in used]
+    shared = None if fresh else demonstrations(query=None)
+    if shared:
+        used = {example.text for example in shared[1]}
+        queries = [query for query in queries if query.text not in used]
     if limit and limit < len(queries):
         picked = torch.randperm(len(queries), generator=generator(seed, "queries"))[:limit].tolist()
         queries = [queries[i] for i in sorted(picked)]
     drafts = []
     for query in queries:
-        named, chosen = shared or demonstrations(generator(seed, query.row), query.text)
+        named, chosen = shared or demonstrations(query.row, query=query.text)
         drafts.append(Draft(named, chosen, query, seed))
     return drafts
 
@@ -209,7 +202,7 @@ def _from_file(
         task,
         "natural" if label_words == "auto" else label_words,
         word_pool(task, toy=toy),
-        generator(seeds[0] if seeds else 0),
+        generator(seeds[0], "words"),
     )
     found = rows.read_prompts(rows.path_of(prompts), task)
     return [Draft(named, tuple(demonstrations), query) for demonstrations, query in found[: limit or None]]

@@ -1,6 +1,8 @@
 """Draw stored results: a frame in, a plotly figure out. Never sees a model or a tensor."""
 
+import base64
 import html
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ ROLES = {
     "ANCHOR": ("label word (anchor)", "#56B4E9"),
     "TARGET": ("target", "#E69F00"),
 }
+_MAC_CHROME = Path("/Applications/Google Chrome.app")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -43,8 +46,8 @@ def information_flow(frame: pd.DataFrame, twin: pd.DataFrame | None = None) -> g
         mean = data.pivot_table(index=["seed", "layer"], columns="flow", values="value", aggfunc="mean")
         share = mean.div(mean.sum(axis=1), axis=0)
         for flow, (name, colour) in FLOWS.items():
-            _line(figure, 1, share[flow], name, colour, control=control, legend=True)
-            _line(figure, 2, mean[flow].where(mean[flow] > 0), name, colour, control=control, legend=False)
+            _line(figure, 1, pd.Series(share[flow]), name, colour, control=control)
+            _line(figure, 2, pd.Series(mean[flow]), name, colour, control=control)
     figure.update_xaxes(title_text="layer (1 = first)", tickformat="d")
     figure.update_yaxes(title_text="share", range=[0, 1.02], col=1)
     figure.update_yaxes(title_text="mean saliency |Σ A·∂L/∂A|", type="log", exponentformat="power", dtick=1, col=2)
@@ -58,12 +61,12 @@ def information_flow(frame: pd.DataFrame, twin: pd.DataFrame | None = None) -> g
     )
 
 
-def _line(
-    figure: go.Figure, col: int, series: pd.Series, name: str, colour: str, *, control: bool, legend: bool
-) -> None:
+def _line(figure: go.Figure, col: int, series: pd.Series, name: str, colour: str, *, control: bool) -> None:
     """One flow's mean over seeds with a band between the extreme seeds; ``series`` is indexed by seed and layer."""
     by_layer = series.groupby("layer").agg(["mean", "min", "max"])
     layers = by_layer.index + 1
+    if col == 2:  # a logarithm has no place for 0
+        by_layer = by_layer.where(by_layer > 0)
     several = len(series.index.unique("seed")) > 1
     label = f"{name}, untrained control" if control else name
     group = {"legendgroup": label}
@@ -72,7 +75,7 @@ def _line(
             band = go.Scatter(
                 x=layers, y=by_layer[edge], mode="lines", line_width=0, fill=fill, fillcolor=_faint(colour)
             )
-            figure.add_trace(band.update(showlegend=False, hoverinfo="skip", **group), row=1, col=col)
+            figure.add_trace(band.update({"showlegend": False, "hoverinfo": "skip", **group}), row=1, col=col)
     line = go.Scatter(
         x=layers,
         y=by_layer["mean"],
@@ -80,7 +83,7 @@ def _line(
         mode="lines" if control else "lines+markers",
         line={"color": colour, "dash": "dot" if control else "solid", "width": 1.5 if control else 2.5},
         hovertemplate="%{y:.3g}",
-        showlegend=legend,
+        showlegend=col == 1,
         **group,
     )
     figure.add_trace(line, row=1, col=col)
@@ -157,9 +160,18 @@ def save(figure: go.Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def renderer() -> str:
-    """How a notebook shows figures: live in JupyterLab and, where a browser can draw them, as a picture anywhere."""
-    return "plotly_mimetype+png" if has_browser() else "plotly_mimetype"
+def show(figure: go.Figure, folder: Path, name: str) -> None:
+    """``save`` the figure and show it in a notebook: live in JupyterLab, elsewhere as the PNG where there is one.
+
+    plotly's own renderers would draw the PNG a second time, or write 5 MB of script into every notebook.
+    """
+    from IPython.display import display
+
+    shown = {"application/vnd.plotly.v1+json": json.loads(figure.to_json() or "{}")}
+    for path in save(figure, folder, name):
+        if path.suffix == ".png":
+            shown["image/png"] = base64.b64encode(path.read_bytes()).decode()
+    display(shown, raw=True)
 
 
 def has_browser() -> bool:
@@ -168,4 +180,4 @@ def has_browser() -> bool:
         import kaleido  # noqa: F401
     except ImportError:
         return False
-    return any(shutil.which(name) for name in _BROWSERS)
+    return any(shutil.which(name) for name in _BROWSERS) or _MAC_CHROME.exists()

@@ -39,6 +39,15 @@ class Edit(Protocol):
     def __call__(self, act: Tensor, layer: int, /) -> Tensor: ...
 
 
+def _within(edit: Edit, positions: Tensor, act: Tensor) -> None:
+    """Refuse positions that the prompts do not have; comparing with them would silently do nothing."""
+    if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < act.shape[-1]:
+        raise ValueError(
+            f"{type(edit).__name__} names position {int(positions.min())} to {int(positions.max())} in prompts of "
+            f"{act.shape[-1]} tokens: positions count from 0 in each prompt."
+        )
+
+
 def _same_batch(edit: Edit, made_for: Tensor, act: Tensor) -> None:
     """Refuse a batch that the edit was not made for; broadcasting would hide the mistake."""
     if made_for.shape[0] != act.shape[0]:
@@ -63,6 +72,7 @@ class Isolate:
         self, scores: Float[Tensor, "batch head query key"], layer: int
     ) -> Float[Tensor, "batch head query key"]:
         _same_batch(self, self.rows, scores)
+        _within(self, self.rows, scores)
         pos = torch.arange(scores.shape[-1], device=scores.device)
         is_row = (pos[None, :, None] == self.rows[:, None, :]).any(-1)  # [batch query]
         earlier = pos[:, None] > pos[None, :]  # [query key]
@@ -86,6 +96,7 @@ class Scale:
         self, pattern: Float[Tensor, "batch head query key"], layer: int
     ) -> Float[Tensor, "batch head query key"]:
         _same_batch(self, self.query, pattern)
+        _same_batch(self, self.keys, pattern)
         batch, head = pattern.shape[:2]
         cells = (
             torch.arange(batch, device=pattern.device)[:, None, None],
@@ -188,7 +199,11 @@ def differentiating(
     def watch(act: Tensor, hook: Any, *, layer: int) -> Tensor:
         act = _tracked(act, site)
         value = act.detach()
-        act.register_hook(lambda gradient: consume(layer, value, gradient))
+
+        def pass_on(gradient: Tensor) -> None:  # what a tensor hook returns would replace the gradient
+            consume(layer, value, gradient)
+
+        act.register_hook(pass_on)
         return act
 
     with model.hooks(fwd_hooks=[(site.at(layer), partial(watch, layer=layer)) for layer in _checked(model, layers)]):

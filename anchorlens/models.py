@@ -4,13 +4,18 @@ Weights are never processed: transformer-lens' defaults fold value biases, which
 every gradient and edit of an attention pattern (by up to 8 % of the saliency on the paper's models).
 """
 
+import json
 import logging
+import tempfile
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor
 
 from anchorlens import preflight
@@ -22,6 +27,7 @@ from anchorlens.preflight import Checkpoint, ModelError
 _AGREEMENT = {"float64": 1e-6, "float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
 
 
+@runtime_checkable
 class Lens(Protocol):
     """What the analyses ask of a model, whatever backend runs it."""
 
@@ -118,18 +124,30 @@ def load(
 
 
 def _hugging_face(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    with warnings.catch_warnings():  # tqdm asks for ipywidgets, whose bars are useless in a stored notebook
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     folder = str(checkpoint.folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         if checkpoint.random_seed is None:
-            plain = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+            plain, found = loaded
+            if missing := sorted(found["missing_keys"]):  # they would be drawn at random
+                raise ModelError(
+                    f"model {checkpoint.name!r}: {folder} lacks {len(missing)} weights ({', '.join(missing[:3])}). "
+                    "Save the whole model there."
+                )
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(checkpoint.random_seed)
                 plain = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).to(dtype)
-    except (OSError, ValueError, KeyError) as error:
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"model {checkpoint.name!r}: Hugging Face cannot load {folder}: {error}") from error
     return plain.eval().requires_grad_(False), tokenizer
 
@@ -139,20 +157,26 @@ def _hooked_transformer(checkpoint: Checkpoint, plain: Any, device: str, dtype: 
     from transformer_lens import loading_from_pretrained as loading
 
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
-    folder, config = str(checkpoint.folder), plain.config.to_dict()
-    config.setdefault("n_ctx", config.get("n_positions"))  # GPT-2 configs saved by transformers 5 leave it out
-    try:
-        cfg = loading.get_pretrained_model_config(folder, hf_cfg=config, fold_ln=False, device=device, dtype=dtype)
-    except (NotImplementedError, KeyError, AttributeError, ValueError) as error:
-        raise ModelError(
-            f"model {checkpoint.name!r}: transformer-lens does not know its architecture "
-            f"{config.get('architectures')}: {type(error).__name__}: {error}"
-        ) from error
+    config = plain.config.to_dict()
+    if config.get("n_ctx") is None and "n_positions" in config:
+        config["n_ctx"] = config["n_positions"]  # GPT-2 configs saved by transformers 5 leave it out
+    with tempfile.TemporaryDirectory() as folder:  # transformer-lens reads the config from disk
+        (Path(folder) / "config.json").write_text(json.dumps(config, default=str))
+        try:
+            cfg = loading.get_pretrained_model_config(folder, hf_cfg=config, fold_ln=False, device=device, dtype=dtype)
+        except (NotImplementedError, KeyError, AttributeError, ValueError) as error:
+            raise ModelError(
+                f"model {checkpoint.name!r}: transformer-lens does not know its architecture "
+                f"{config.get('architectures')}: {type(error).__name__}: {error}"
+            ) from error
+        state = loading.get_pretrained_state_dict(folder, cfg, plain, dtype=dtype)
+    cfg.tokenizer_name = None  # prompts come as tokens; a tokenizer of its own would add start tokens and padding rules
     rotary = config.get("rope_parameters") or {}
     if cfg.positional_embedding_type == "rotary" and "rope_theta" in rotary:
         cfg.rotary_base = rotary["rope_theta"]  # transformer-lens 3.9 assumes 10000 for GPT-NeoX
-    state = loading.get_pretrained_state_dict(folder, cfg, plain, dtype=dtype)
-    model = HookedTransformer(cfg)
+    with warnings.catch_warnings():  # its successor differs from it in ways that matter here, so the notice is no news
+        warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
+        model = HookedTransformer(cfg)
     model.load_and_process_state_dict(
         state,
         fold_ln=False,
@@ -178,8 +202,8 @@ def _check_logits(model: Hooked, plain: Any, dtype: str) -> None:
     if not error <= _AGREEMENT[dtype]:  # a NaN must fail too
         raise ModelError(
             f"model {model.checkpoint.name!r}: logits through transformer-lens differ from the plain Hugging Face "
-            f"run by {error:.1e} of the largest (at most {_AGREEMENT[dtype]:.0e} in {dtype}). Its {plain.config.model_type} "
-            "architecture is not reproduced exactly, so no analysis of it would be right."
+            f"run by {error:.1e} of the largest (at most {_AGREEMENT[dtype]:.0e} in {dtype}). "
+            f"Its architecture ({plain.config.model_type}) is not reproduced exactly, so no analysis would be right."
         )
 
 

@@ -17,6 +17,9 @@ from anchorlens import preflight, rows, tasks
 PACKAGE = Path(__file__).parent
 NOTEBOOK_FOLDERS = (PACKAGE.parent / "notebooks", PACKAGE / "notebooks")  # a checkout; an installed wheel
 RESERVED = "folder"  # the parameter by which a runner tells the notebook where to write
+_SOURCES = ("model", "backend", "revision", "task", "data", "pool", "prompts", "train_prompts")
+_DRAWS = ("shots", "seeds", "limit", "label_words", "label_token", "as_published", "too_long")
+STANDARD = frozenset((*_SOURCES, *_DRAWS, "device", "dtype", "batch_tokens"))  # what every notebook declares
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
 
@@ -86,12 +89,31 @@ def find(notebook: str) -> Path:
 
 
 def declared(notebook: Path) -> dict[str, Declared]:
-    """The parameters that a notebook declares, in order."""
-    import papermill
+    """The parameters that a notebook declares, in order: ``name: type = literal  # help``, one a line.
 
-    found = {}
-    for name, entry in papermill.inspect_notebook(str(notebook)).items():
-        found[name] = Declared(entry["inferred_type_name"], ast.literal_eval(entry["default"]), entry["help"])
+    Read here, since papermill's own reader takes seconds to import; a test holds the two against each other.
+
+    Raises:
+        ParameterError: for a file that is no notebook, or declares nothing in that form.
+    """
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        found = {}
+        for line in tagged[0].splitlines():
+            (statement,) = ast.parse(line).body
+            if not isinstance(statement, ast.AnnAssign) or statement.value is None:
+                raise ValueError(f"{line!r} declares no parameter")
+            found[ast.unparse(statement.target)] = Declared(
+                ast.unparse(statement.annotation),
+                ast.literal_eval(statement.value),
+                line[statement.end_col_offset :].strip(" #"),
+            )
+    except (ValueError, KeyError, IndexError, SyntaxError, TypeError) as error:
+        raise ParameterError(
+            f"{notebook}: not a notebook with a cell tagged 'parameters' that has one `name: type = literal  # help` a "
+            f"line ({type(error).__name__}: {error})."
+        ) from error
     return found
 
 
@@ -114,7 +136,8 @@ def check(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
                 f"{notebook.name}: parameter {name}={value!r} is {type(value).__name__}, expected {known[name].kind} "
                 f"(like its default {known[name].default!r}): {known[name].help}"
             )
-    return {name: parameters.get(name, known[name].default) for name in settable}
+    values = {name: parameters.get(name, known[name].default) for name in settable}
+    return {name: float(value) if known[name].kind == "float" else value for name, value in values.items()}
 
 
 def parse(notebook: Path, assignments: list[str]) -> dict[str, Any]:
@@ -124,6 +147,8 @@ def parse(notebook: Path, assignments: list[str]) -> dict[str, Any]:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise ParameterError(f"-p {assignment!r}: expected NAME=VALUE.")
+        if name in parsed:
+            raise ParameterError(f"-p {assignment!r}: {name} is given twice; give it once.")
         parsed[name] = known[name].parse(name, text) if name in known else text
     return parsed
 
@@ -146,22 +171,31 @@ def examine(parameters: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         preflight.ModelError, tasks.TaskError: for a model, task or file that cannot be used.
     """
+    if missing := sorted(STANDARD - set(parameters)):
+        raise ParameterError(
+            f"the notebook declares no {', '.join(missing)}: a notebook run by anchorlens has the parameters that all "
+            "of them share. Copy the parameters cell of a shipped one."
+        )
+    if parameters["too_long"] not in ("error", "skip"):
+        raise ParameterError(f"too_long={parameters['too_long']!r}: it may be 'error' or 'skip'.")
+    rows.check_request(**{name: parameters[name] for name in ("shots", "seeds", "limit", "prompts", "data", "pool")})
     preflight.check_backend(parameters["backend"])
     device, dtype = preflight.resolve_device(parameters["device"]), preflight.resolve_dtype(parameters["dtype"])
     task = tasks.get(parameters["task"], label_token=parameters["label_token"])
     if parameters["label_words"] not in ("auto", "random"):
         tasks.with_words(task, parameters["label_words"])
-    if not parameters["seeds"] or len(set(parameters["seeds"])) < len(parameters["seeds"]):
-        raise tasks.TaskError(f"seeds={parameters['seeds']}: give at least one seed, none twice.")
     checkpoint = preflight.locate(parameters["model"], parameters["revision"])
-    facts = {"device": device, "dtype": dtype, "weights": checkpoint.fingerprint()}
+    weights = checkpoint.fingerprint()
+    named = parameters["model"] if checkpoint.toy or checkpoint.revision else weights  # a folder may move
+    facts = {"device": device, "dtype": dtype, "weights": weights, "model": named}
     for name, path in _files(parameters, task, checkpoint.toy).items():
         if name in ("prompts", "train_prompts"):
             rows.read_prompts(path, task)
         else:
             found = rows.read_file(path, task)
             if name == "pool":
-                rows.check_shots(found, task, parameters["shots"], where=str(path))
+                replacement = parameters["as_published"]  # then a row may be drawn twice
+                rows.check_shots(found, task, 1 if replacement else parameters["shots"], where=str(path))
         facts[name] = f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
     if not parameters["prompts"] and "data" not in facts:
         rows.check_hub(task)

@@ -3,6 +3,7 @@
 A model is a shipped toy, a Hugging Face folder, or a hub id; ``locate`` turns its name into a folder on this machine.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import importlib.util
@@ -63,11 +64,13 @@ def locate(name: str, revision: str = "", *, fetch: bool = True) -> Checkpoint:
         ModelError: for a folder that is not a model's, or a name that is none.
         MissingModelError: for a hub id that is not in the cache while the hub cannot be reached, or does not have it.
     """
+    folder = Path(name).expanduser()
+    if revision and (name in TOYS or folder.is_dir()):
+        raise ModelError(f"revision={revision!r}: model {name!r} is not from the hub and has none; leave it empty.")
     if name in TOYS:
         if name == "toy-random":
             return Checkpoint(name, TOY_FOLDER / "toy", random_seed=TOY_SEED)
         return Checkpoint(name, TOY_FOLDER / name)
-    folder = Path(name).expanduser()
     if folder.is_dir():
         _check_folder(name, folder)
         return Checkpoint(name, folder)
@@ -92,21 +95,32 @@ def _check_folder(name: str, folder: Path) -> None:
             f"model {name!r}: the folder has no tokenizer (none of {', '.join(_TOKENIZERS)}). "
             "Save it there with tokenizer.save_pretrained(folder)."
         )
-    kinds = json.loads((folder / "config.json").read_text()).get("architectures") or []
+    try:
+        kinds = json.loads((folder / "config.json").read_text()).get("architectures") or []
+        shards = [json.loads(path.read_text())["weight_map"].values() for path in folder.glob("*.index.json")]
+    except (ValueError, AttributeError, KeyError) as error:
+        raise ModelError(f"model {name!r}: its config.json or weight index cannot be read ({error}).") from error
+    if missing := sorted({shard for each in shards for shard in each if not (folder / shard).is_file()}):
+        raise ModelError(
+            f"model {name!r}: the folder lacks {', '.join(missing)}, which its index names; copy them there."
+        )
     if kinds and not any(kind.endswith(("CausalLM", "LMHeadModel")) for kind in kinds):
         raise ModelError(f"model {name!r} is a {kinds[0]}; only decoders that predict the next token can be analysed.")
 
 
 def _from_hub(name: str, revision: str, *, fetch: bool) -> Checkpoint:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     try:
-        folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
-        _check_folder(name, folder)  # an interrupted download leaves some files out
-        return Checkpoint(name, folder, revision=folder.name)
-    except (LocalEntryNotFoundError, ModelError):
-        pass
+        config = try_to_load_from_cache(name, "config.json", revision=revision or None)
+    except HFValidationError as error:
+        raise ModelError(f"model {name!r} is no folder and cannot be a hub id: {error}") from error
+    if isinstance(config, str):
+        folder = Path(config).parent
+        with contextlib.suppress(ModelError):  # an interrupted download leaves some files out: fetch them
+            _check_folder(name, folder)
+            return Checkpoint(name, folder, revision=folder.name)
     if not fetch:
         raise MissingModelError(f"model {name!r} is not on this machine.")
     if not hub_reachable():
@@ -120,14 +134,15 @@ def _from_hub(name: str, revision: str, *, fetch: bool) -> Checkpoint:
 
 def _download(name: str, revision: str) -> Checkpoint:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         info = HfApi().model_info(name, revision=revision or None, timeout=10)
         files = [sibling.rfilename for sibling in info.siblings or [] if "/" not in sibling.rfilename]
         weights = [f for f in files if f.endswith(".safetensors")] or [f for f in files if f.endswith(".bin")]
         texts = [f for f in files if f.endswith((".json", ".txt", ".model"))]
-        folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=weights + texts))
+        # by the name asked for, so that the cache knows it offline
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=weights + texts))
     except GatedRepoError as error:
         raise MissingModelError(
             f"model {name!r} is gated: accept its licence on its hub page, then set HF_TOKEN or run `hf auth login`."
@@ -138,10 +153,10 @@ def _download(name: str, revision: str) -> Checkpoint:
         ) from error
     except RepositoryNotFoundError as error:
         raise MissingModelError(f"the hub has no model {name!r} (or it is private and needs HF_TOKEN).") from error
-    except (HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise MissingModelError(f"model {name!r} could not be fetched: {type(error).__name__}: {error}") from error
     _check_folder(name, folder)
-    return Checkpoint(name, folder, revision=str(info.sha))
+    return Checkpoint(name, folder, revision=folder.name)
 
 
 def hub_reachable() -> bool:

@@ -1,6 +1,7 @@
 """Labelled rows of a task: from a file, from the hub, or the shipped toy's own; and prompts fixed by a file."""
 
 import csv
+import io
 import json
 import os
 from collections import Counter
@@ -92,6 +93,8 @@ def example(record: Any, task: Task, *, where: str, row: int = -1, gold: bool = 
     text, label = record["text"], record["label"]
     if not isinstance(text, str) or not text.strip():
         raise TaskError(f"{where}: text is {text!r}; an example needs some text. Remove the row or fill it.")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise TaskError(f"{where}: text holds half of a surrogate pair, which is no character. Mend it there.")
     if label is None and not gold:
         return Example(text, None, row)
     return Example(text, class_of(label, task, where=where), row)
@@ -113,10 +116,14 @@ def class_of(label: object, task: Task, *, where: str) -> int:
 
 
 def _csv_records(path: Path) -> Iterable[tuple[str, dict[str, str]]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with io.StringIO(_text_of(path), newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
             header = reader.fieldnames or []
+            if repeated := sorted({name for name in header if header.count(name) > 1}):
+                raise TaskError(
+                    f"{path}: {repeated} stand more than once in the header; give each column its own name."
+                )
             if missing := [name for name in ("text", "label") if name not in header]:
                 raise TaskError(
                     f"{path}: no column {' and no column '.join(map(repr, missing))}; "
@@ -134,19 +141,18 @@ def _csv_records(path: Path) -> Iterable[tuple[str, dict[str, str]]]:
                 yield place, record
         except csv.Error as error:
             raise TaskError(f"{path}, line {reader.line_num}: not readable as CSV ({error}).") from error
-        except UnicodeDecodeError as error:
-            raise TaskError(
-                f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
-            ) from error
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from error
 
 
 def jsonl_records(path: Path) -> Iterable[tuple[str, Any]]:
     """Each line of a JSONL file with the place to name in an error; blank lines are passed over."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_text_of(path).split("\n"), start=1):
         if line.strip():
             try:
                 yield f"line {number}", json.loads(line)
@@ -191,6 +197,10 @@ def hub_examples(table: Any, task: Task, hub: HubRows) -> list[Example]:
     names = getattr(feature, "names", None)
     examples = []
     for row, (text, label) in enumerate(zip(table[hub.text], table[hub.label], strict=True)):
+        if names and not 0 <= label < len(names):  # hidden labels are -1
+            raise TaskError(
+                f"{hub.dataset}, row {row}: label {label} names no class (gold labels are hidden); take another split."
+            )
         name = names[label] if names else str(label)
         if name not in hub.names:
             raise TaskError(
@@ -200,6 +210,20 @@ def hub_examples(table: Any, task: Task, hub: HubRows) -> list[Example]:
         record = {"text": text, "label": hub.names[name]}
         examples.append(example(record, task, where=f"{hub.dataset}, row {row}", row=row))
     return examples
+
+
+def check_request(
+    *, shots: int, seeds: Sequence[int], limit: int, prompts: str = "", data: str = "", pool: str = ""
+) -> None:
+    """Refuse numbers that no prompts can be drawn by, and sources that exclude each other."""
+    if shots < 1:
+        raise TaskError(f"shots={shots}: in-context learning needs at least 1 demonstration per class.")
+    if limit < 0:
+        raise TaskError(f"limit={limit}: give how many queries to take at most, or 0 for all.")
+    if not seeds or len(set(seeds)) < len(seeds) or any(not 0 <= seed < 2**32 for seed in seeds):
+        raise TaskError(f"seeds={list(seeds)}: give at least one whole number from 0 to {2**32 - 1}, none twice.")
+    if prompts and (data or pool):
+        raise TaskError(f"prompts={prompts!r} fixes every prompt; leave data={data!r} and pool={pool!r} empty.")
 
 
 def check_shots(pool: Sequence[Example], task: Task, shots: int, *, where: str) -> None:

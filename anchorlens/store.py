@@ -35,6 +35,10 @@ class Run:
         return self.final.with_name(self.final.name + ".partial")
 
     @property
+    def _replaced(self) -> Path:
+        return self.final.with_name(self.final.name + ".replaced")
+
+    @property
     def whole(self) -> bool:
         """Whether the result is there."""
         return (self.final / "manifest.json").is_file()
@@ -45,8 +49,10 @@ class Run:
         Raises:
             StoreError: for a missing or an undeclared column, a wrong type, or a table without rows.
         """
-        wrong = [f"{c}: {frame[c].dtype}, not {t}" for c, t in columns.items() if c in frame and frame[c].dtype != t]
+        types = dict(zip(frame.columns, frame.dtypes, strict=True))
+        wrong = [f"{c}: {types[c]}, not {t}" for c, t in columns.items() if c in types and types[c] != t]
         missing, extra = sorted(set(columns) - set(frame)), sorted(map(str, set(frame) - set(columns)))
+        extra += [f"{column} twice" for column in frame.columns[frame.columns.duplicated()]]
         if wrong or missing or extra or frame.empty:
             raise StoreError(
                 f"table {name!r} does not match the COLUMNS of its analysis: missing {missing}, not declared {extra}, "
@@ -74,10 +80,11 @@ class Run:
             (self.partial / "manifest.json").write_text(text + "\n")
             for path in [*self.partial.iterdir(), self.partial]:
                 _sync(path)
-            if self.final.exists():
-                shutil.rmtree(self.final)
+            if self.final.exists():  # moved aside first: at no time is half a result under the key
+                self.final.rename(self._replaced)
             self.partial.rename(self.final)
             _sync(self.final.parent)
+            shutil.rmtree(self._replaced, ignore_errors=True)
         return self.final
 
 
@@ -109,10 +116,12 @@ def claiming(run: Run) -> Iterator[None]:
         with _writable(run.partial):
             for path in run.partial.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if run._replaced.exists():  # left by a process that was killed between two renames
+                shutil.rmtree(run._replaced) if run.whole else run._replaced.rename(run.final)
         yield
+    finally:
         if run.partial.is_dir() and not any(run.partial.iterdir()):
             run.partial.rmdir()
-    finally:
         os.close(handle)
 
 
@@ -139,7 +148,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     path = Path(folder) / "manifest.json"
     try:
         return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise StoreError(f"{folder} is not a finished run: its manifest.json cannot be read ({error}).") from error
 
 

@@ -4,12 +4,14 @@ import os
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: on small models, on a busy machine, more threads are slower
 
 import pytest
 import torch
 
 from anchorlens.batching import Batch, collate
 from anchorlens.drafts import Draft
+from anchorlens.hooks import Edit, Inject, Isolate, Scale
 from anchorlens.prompts import Encoder, Prompt
 from anchorlens.rows import Example
 from anchorlens.tasks import SST2
@@ -64,3 +66,18 @@ def prompts(tokenizer) -> list[Prompt]:
 def batch(prompts) -> Batch:
     """Both prompts in one padded batch."""
     return collate(prompts)
+
+
+def some_beta() -> torch.Tensor:
+    """Log-factors [layer head demo] for the random model, no two alike."""
+    return torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 2, 2)
+
+
+@pytest.fixture
+def each_edit(request, batch) -> Edit:
+    """One edit of each kind, made for ``batch``."""
+    return {
+        "isolate": lambda: Isolate(batch.anchors),
+        "scale": lambda: Scale(batch.target, batch.anchors, some_beta()),
+        "inject": lambda: Inject(torch.ones(3, 4, 16, dtype=torch.float64)),
+    }[request.param]()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from anchorlens.models import Lens
 from anchorlens.prompts import Encoder, Role
 
 
-@dataclass(frozen=True)
+@dataclass
 class Posed:
     """A model with the 200 fixed prompts of a task (clean set, seed 42) and its clean answers."""
 
@@ -28,6 +29,18 @@ class Posed:
     @property
     def chance(self) -> float:
         return 1 / len(self.task.label_words)
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """Predicted classes without any edit."""
+        return predictions(self)
+
+    @cached_property
+    def flows(self) -> dict[str, list[float]]:
+        """Mean saliency of each flow by layer."""
+        frame = information_flow(self.model, self.batches)
+        mean = frame.groupby(["flow", "layer"])["value"].mean()
+        return {flow: mean[flow].tolist() for flow in ("S_wp", "S_pq", "S_ww")}
 
 
 def pose(model: Lens, name: str, label_words: str = "random") -> Posed:
@@ -57,7 +70,7 @@ def gold(posed: Posed) -> Tensor:
 
 
 def accuracy(posed: Posed) -> float:
-    return (predictions(posed) == gold(posed)).double().mean().item()
+    return (posed.clean == gold(posed)).double().mean().item()
 
 
 def zero_shot(posed: Posed) -> float:
@@ -81,14 +94,7 @@ def loyalty(posed: Posed, layers: Iterable[int], *, control: bool = False) -> fl
         return Isolate(torch.stack(rows))
 
     edited = predictions(posed, other_rows if control else lambda batch: Isolate(batch.anchors), layers)
-    return (edited == predictions(posed)).double().mean().item()
-
-
-def flows(posed: Posed) -> dict[str, list[float]]:
-    """Mean saliency of each flow by layer."""
-    frame = information_flow(posed.model, posed.batches)
-    mean = frame.groupby(["flow", "layer"])["value"].mean()
-    return {flow: mean[flow].tolist() for flow in ("S_wp", "S_pq", "S_ww")}
+    return (edited == posed.clean).double().mean().item()
 
 
 def depth(values: Sequence[float]) -> float:

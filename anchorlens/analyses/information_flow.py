@@ -50,14 +50,20 @@ def pairs(batch: Batch) -> dict[str, Bool[Tensor, "batch query key"]]:
 
 
 def mean_flows(
-    sal: Float[Tensor, "batch query key"], cells: dict[str, Bool[Tensor, "batch query key"]]
+    sal: Float[Tensor, "batch query key"], weights: Float[Tensor, "batch flow query key"]
 ) -> Float[Tensor, "batch flow"]:
-    """Mean saliency over the cells of each flow, in the order of ``FLOWS``; 0 where a flow has no cell."""
-    means = []
-    for flow in FLOWS:
-        total = sal.masked_fill(~cells[flow], 0).sum((-2, -1))
-        means.append(total / cells[flow].sum((-2, -1)).clamp(min=1))
-    return torch.stack(means, dim=-1)
+    """Mean saliency over the cells of each flow, in the order of ``FLOWS``, from the ``weights`` of ``averaging``."""
+    return torch.einsum("bfij,bij->bf", weights, sal.to(weights.dtype))
+
+
+def averaging(batch: Batch, dtype: torch.dtype) -> Float[Tensor, "batch flow query key"]:
+    """1 / (number of cells) on the cells of each flow, 0 elsewhere; a flow without cells has mean 0.
+
+    In ``dtype``, but at least float32: half precision cannot count the cells of a long prompt.
+    """
+    found = pairs(batch)
+    cells = torch.stack([found[flow] for flow in FLOWS], dim=1).to(torch.promote_types(dtype, torch.float32))
+    return cells / cells.sum((-2, -1), keepdim=True).clamp(min=1)
 
 
 def saliency_maps(model: Lens, batch: Batch) -> Float[Tensor, "batch layer query key"]:
@@ -101,10 +107,10 @@ def information_flow(model: Lens, batches: Iterable[Batch]) -> pd.DataFrame:
 
 
 def _frame(model: Lens, batch: Batch) -> pd.DataFrame:
-    cells, kept = pairs(batch), {}
+    weights, kept = averaging(batch, model.cfg.dtype), {}
 
     def keep(layer: int, sal: Tensor) -> None:
-        kept[layer] = mean_flows(sal, cells)
+        kept[layer] = mean_flows(sal, weights)
 
     predicted = _backward(model, batch, keep).argmax(-1)
     values = torch.stack([kept[layer] for layer in range(model.cfg.n_layers)], dim=1).double().cpu()

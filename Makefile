@@ -1,0 +1,43 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test fix pictures toy clean
+
+demo: .venv/demo  ## set up, then run every notebook on the shipped toy model
+	$(BIN)/anchorlens demo
+
+test: .venv/test  ## set up, then lint, types and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/pytest
+
+.venv/python:
+	@echo "making .venv and installing torch"
+	$(PYTHON) -m venv .venv
+	$(INSTALL) torch
+	touch $@
+
+.venv/demo: .venv/python pyproject.toml constraints.txt
+	@echo "installing anchorlens"
+	$(INSTALL) --editable '.[png]'
+	touch $@
+
+.venv/test: .venv/python pyproject.toml constraints.txt
+	@echo "installing anchorlens with what its tests need"
+	$(INSTALL) --editable '.[png,dev]'
+	touch $@
+
+fix: .venv/test  ## what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+pictures: .venv/demo  ## the README's pictures, drawn anew (needs Chromium or Chrome)
+	$(BIN)/python docs/pictures.py
+
+toy: .venv/demo  ## train the shipped models anew (docs: anchorlens/toy/README.md)
+	$(BIN)/python -m anchorlens.toy.train --seed $(TOY_SEED) --out outputs/toy
+
+clean:
+	rm -rf .venv outputs

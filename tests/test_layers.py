@@ -1,0 +1,131 @@
+"""Imports point one way: whatever stands later in a run may know what stands earlier, never the reverse."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import anchorlens
+
+PACKAGE = Path(anchorlens.__file__).parent
+# What each module may import from the package, as module names below it; "x.*" stands for all that a folder holds.
+ALLOWED = {
+    "__init__": set(),
+    "tasks": set(),
+    "preflight": set(),
+    "hooks": set(),
+    "store": set(),
+    "figures": set(),
+    "rows": {"tasks", "preflight"},
+    "drafts": {"tasks", "rows"},
+    "prompts": {"tasks", "drafts"},
+    "batching": {"prompts"},
+    "models": {"hooks", "preflight"},
+    "passes": {"hooks", "models", "prompts", "batching"},
+    "analyses.__init__": set(),
+    "analyses.information_flow": {"prompts", "batching", "hooks", "passes", "models.Lens"},
+    "parameters": {"preflight", "rows", "tasks"},
+    "batch": {"store", "parameters", "__version__"},
+    "toy.__init__": set(),
+    "toy.corpus": {"tasks", "rows", "toy.*"},
+    "toy.episodes": {"tasks", "rows", "toy.*"},
+    "toy.network": {"tasks", "rows", "toy.*"},
+    "toy.train": {"tasks", "rows", "toy.*"},
+    "cli": {"*", "__version__"},
+}
+MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+
+
+def imported(source: str, module: str) -> list[tuple[str, bool]]:
+    """Full dotted name of everything that ``source`` imports, and whether that happens inside a function."""
+    tree = ast.parse(source)
+    inside = {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(function)
+    }
+    found = []
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parents = ["anchorlens", *module.split(".")][: -node.level] if node.level else []
+            origin = ".".join([*parents, *([node.module] if node.module else [])])
+            names = [f"{origin}.{alias.name}" for alias in node.names]
+        found += [(name, node in inside) for name in names]
+    return found
+
+
+def own(source: str, module: str) -> list[tuple[str, bool]]:
+    """Of ``imported`` what belongs to the package: module, or module.name where it is a name in one."""
+    names = [(name.split(".", 1), late) for name, late in imported(source, module)]
+    return [(rest[0] if rest else "__init__", late) for (top, *rest), late in names if top == "anchorlens"]
+
+
+def may_import(module: str, name: str) -> bool:
+    """Whether ``name`` (module or module.name) is allowed in ``module``."""
+    target = next((known for known in MODULES if f"{name}.".startswith(f"{known}.")), name)
+    wanted = {"*", name, target, f"{target.split('.')[0]}.*"}
+    return not wanted.isdisjoint(ALLOWED[module])
+
+
+def test_every_module_has_its_place_in_the_table():
+    assert sorted(MODULES) == sorted(ALLOWED)
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_a_module_imports_only_what_stands_before_it(module):
+    found = own(MODULES[module].read_text(), module)
+    assert [name for name, _ in found if not may_import(module, name)] == []
+
+
+def test_no_module_can_reach_itself_through_its_imports():
+    direct = {module: {name for name, _ in own(path.read_text(), module)} for module, path in MODULES.items()}
+
+    def reached(module: str, path: tuple[str, ...] = ()) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        for name in direct[module]:
+            for target in MODULES:
+                if f"{name}.".startswith(f"{target}."):
+                    reached(target, (*path, module))
+
+    for module in MODULES:
+        reached(module)
+
+
+def test_the_command_line_imports_the_package_only_when_a_command_runs():
+    found = own(MODULES["cli"].read_text(), "cli")
+    assert [name for name, late in found if not late] == ["__version__"]
+    assert any(late for _, late in found)
+
+
+def test_only_models_imports_transformer_lens():
+    users = {
+        module
+        for module, path in MODULES.items()
+        for name, _ in imported(path.read_text(), module)
+        if name.split(".")[0] == "transformer_lens"
+    }
+    assert users == {"models"}
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "refused"),
+    [
+        ("tasks", "from anchorlens import rows", ["rows"]),
+        ("tasks", "import anchorlens.rows as r", ["rows"]),
+        ("tasks", "def f():\n    from anchorlens.rows import load", ["rows.load"]),
+        ("tasks", "from .rows import load", ["rows.load"]),
+        ("tasks", "import anchorlens", ["__init__"]),
+        ("toy.train", "from ..models import load\nfrom .corpus import CONTEXT", ["models.load"]),
+        ("toy.train", "from anchorlens.toy import corpus", []),
+        ("analyses.information_flow", "from anchorlens.models import Lens, load", ["models.load"]),
+        ("analyses.information_flow", "from anchorlens import models", ["models"]),
+        ("passes", "from anchorlens.models import Lens\nfrom anchorlens import hooks", []),
+        ("passes", "from anchorlens.batch import run", ["batch.run"]),
+    ],
+)
+def test_a_forbidden_import_is_seen_however_it_is_written(module, source, refused):
+    assert [name for name, _ in own(source, module) if not may_import(module, name)] == refused

@@ -1,0 +1,140 @@
+"""Loading: unprocessed, frozen, checked against the plain Hugging Face run, and refused where that differs."""
+
+import json
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import FIXTURES, random_model
+
+from anchorlens import models, preflight
+from anchorlens.hooks import Isolate, editing
+from anchorlens.preflight import ModelError
+
+FAMILIES = {
+    "gpt2": str(FIXTURES / "gpt2-tiny"),
+    "gptj": str(FIXTURES / "gptj-tiny"),
+    "neox": "toy",
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return models.load(FAMILIES[request.param])
+
+
+def plain(name: str):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(preflight.locate(name).folder).eval()
+
+
+def tokens_for(model, length: int = 40) -> torch.Tensor:
+    return torch.randint(0, model.cfg.d_vocab, (2, length), generator=torch.Generator().manual_seed(1))
+
+
+def test_logits_are_those_of_hugging_face(family):
+    tokens = tokens_for(family)
+    want = plain(family.checkpoint.name if family.checkpoint.toy else str(family.checkpoint.folder))(tokens).logits
+    # float32: a few layers of rounding; logits are of order 1 to 10
+    torch.testing.assert_close(family(tokens), want.detach(), rtol=0, atol=5e-5)
+
+
+def test_edits_of_attention_reach_the_logits(family):
+    tokens = tokens_for(family)
+    clean = family(tokens)
+    with editing(family, Isolate(torch.tensor([[5], [6]])), [0]):
+        edited = family(tokens)
+    assert torch.equal(clean[0, :5], edited[0, :5]), "earlier positions cannot change"
+    assert not torch.allclose(clean[0, 5:], edited[0, 5:])
+
+
+def test_weights_are_frozen(family):
+    assert not any(parameter.requires_grad for parameter in family.model.parameters())
+    assert not family.model.training
+
+
+def test_value_biases_are_not_folded():
+    model = models.load(FAMILIES["gpt2"])
+    weights = plain(FAMILIES["gpt2"]).transformer.h[1].attn.c_attn.bias.detach()
+    d = model.cfg.d_model
+    torch.testing.assert_close(model.model.blocks[1].attn.b_V.flatten(), weights[2 * d :], rtol=0, atol=0)
+    torch.testing.assert_close(
+        model.model.blocks[1].ln1.w, plain(FAMILIES["gpt2"]).transformer.h[1].ln_1.weight.detach(), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+def test_dtype_can_be_set(dtype):
+    model = models.load(FAMILIES["gpt2"], dtype=dtype)
+    assert {parameter.dtype for parameter in model.model.parameters()} == {getattr(torch, dtype)}
+    assert model(tokens_for(model)).dtype == getattr(torch, dtype)
+
+
+def test_a_random_twin_depends_on_its_seed_alone_and_leaves_global_chance_alone():
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    one, again, other = (models.load("toy", random_seed=seed).model.blocks[3].attn.W_Q for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.testing.assert_close(one, again, rtol=0, atol=0)
+    assert not torch.allclose(one, other)
+    assert not torch.allclose(one, models.load("toy").model.blocks[3].attn.W_Q)
+
+
+def test_toy_random_is_the_twin_of_toy():
+    one, other = models.load("toy-random"), models.load("toy", random_seed=preflight.TOY_SEED)
+    assert one.cfg.n_layers == models.load("toy").cfg.n_layers
+    torch.testing.assert_close(one.model.W_E, other.model.W_E, rtol=0, atol=0)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return Path(shutil.copytree(FIXTURES / "gpt2-tiny", tmp_path / "gpt2"))
+
+
+def test_a_config_without_n_ctx_loads(folder):
+    config = json.loads((folder / "config.json").read_text())
+    del config["n_ctx"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert models.load(str(folder)).cfg.n_ctx == 512
+
+
+def test_weights_that_cannot_be_read_are_refused(folder):
+    (folder / "model.safetensors").write_bytes(b"not a tensor file")
+    with pytest.raises(ModelError, match="Hugging Face cannot load"):
+        models.load(str(folder))
+
+
+def test_missing_weights_in_a_file_are_refused_not_drawn_at_random(folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("transformer.h.1.mlp.c_fc.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 weights.*h\.1\.mlp\.c_fc\.weight"):
+        models.load(str(folder))
+
+
+def test_logits_that_differ_from_hugging_face_are_refused():
+    model = models.load(FAMILIES["gpt2"])
+    model.model.blocks[0].attn.b_V.add_(0.5)
+    with pytest.raises(ModelError, match=r"differ from the plain Hugging Face run by .* in float32"):
+        models._check_logits(model, plain(FAMILIES["gpt2"]), "float32")
+
+
+def test_a_model_that_ignores_edits_is_refused(monkeypatch):
+    model = random_model()
+    monkeypatch.setattr(model, "hooks", lambda fwd_hooks=(), bwd_hooks=(): nullcontext())
+    with pytest.raises(ModelError, match="editing attention scores has no effect"):
+        models._check_edits(model)
+
+
+def test_a_soft_cap_on_logits_is_kept(batch):
+    model = random_model(output_logits_soft_cap=2.0)
+    rows = torch.arange(len(batch.target))
+    want = model(batch.tokens)[rows, batch.target].gather(1, batch.labels)
+    got = model.label_logits(model.at_target(batch.tokens, batch.target), batch.labels)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-11)  # float64: order of summation
+    assert (got.abs() <= 2).all()

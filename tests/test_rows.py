@@ -1,0 +1,350 @@
+"""Rows are read as they were meant, or refused with file, place, what was found and what to do."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from anchorlens import rows
+from anchorlens.rows import Example, MissingRowsError
+from anchorlens.tasks import AGNEWS, EMO, SST2, TASKS, TREC, HubRows, TaskError
+
+
+def written(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def refused(path: Path, message: str):
+    """``read_file`` must raise exactly ``message``, in which PATH stands for the file."""
+    return pytest.raises(TaskError, match="^" + re.escape(message.replace("PATH", str(path))) + "$")
+
+
+# --- reading
+
+
+def test_csv_rows_keep_their_order_and_count_from_zero(tmp_path):
+    path = written(tmp_path, "rows.csv", "text,label\ngood,1\nbad,0\n")
+    assert rows.read_file(path, SST2) == [Example("good", 1, 0), Example("bad", 0, 1)]
+
+
+def test_jsonl_rows_are_the_same_as_csv_rows(tmp_path):
+    lines = [{"text": "good", "label": 1}, {"label": 0, "text": "bad", "more": None}]
+    path = written(tmp_path, "rows.JSONL", "\n".join(map(json.dumps, lines)))
+    assert rows.read_file(path, SST2) == [Example("good", 1, 0), Example("bad", 0, 1)]
+
+
+def test_a_label_is_a_class_number_or_its_word_with_or_without_space(tmp_path):
+    path = written(tmp_path, "rows.csv", "label,text\n1,a\nPositive,b\n Positive ,c\n 0,d\nNegative,e\n")
+    assert [example.label for example in rows.read_file(path, SST2)] == [1, 1, 1, 0, 0]
+    path = written(tmp_path, "rows.jsonl", '{"text": "a", "label": "5"}\n{"text": "b", "label": "Number"}')
+    assert [example.label for example in rows.read_file(path, TREC)] == [5, 5]
+
+
+def test_a_byte_order_mark_before_a_csv_header_is_no_part_of_the_first_column(tmp_path):
+    path = written(tmp_path, "rows.csv", b"\xef\xbb\xbftext,label\r\ngood,1\r\n")
+    assert rows.read_file(path, SST2) == [Example("good", 1, 0)]
+
+
+def test_quoted_commas_quotes_and_newlines_belong_to_the_text(tmp_path):
+    path = written(tmp_path, "rows.csv", 'text,label,note\n"slow, dull, ""long""",0,x\n"two\nlines",1,\n')
+    assert rows.read_file(path, SST2) == [Example('slow, dull, "long"', 0, 0), Example("two\nlines", 1, 1)]
+
+
+def test_blank_lines_are_no_rows(tmp_path):
+    path = written(tmp_path, "rows.csv", "text,label\n\ngood,1\n\nbad,0\n")
+    assert [example.row for example in rows.read_file(path, SST2)] == [0, 1]
+    path = written(tmp_path, "rows.jsonl", '\n{"text": "a", "label": 1}\n  \n{"text": "b", "label": 0}\n')
+    assert [example.row for example in rows.read_file(path, SST2)] == [0, 1]
+
+
+@pytest.mark.parametrize("text", ["  spaced  ", "naïve 😀 ‏שלום‏", "a\u2028b\x85c", "Review: x\nSentiment: Positive\n"])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_a_text_comes_back_character_by_character(tmp_path, text, ascii_only):
+    path = written(tmp_path, "rows.jsonl", json.dumps({"text": text, "label": 1}, ensure_ascii=ascii_only))
+    assert rows.read_file(path, SST2)[0].text == text
+
+
+# --- what is refused in a file
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("text,gold", "no column 'label'; it has text, gold."),
+        ("Text;label", "no column 'text' and no column 'label'; it has Text;label."),
+        ("", "no column 'text' and no column 'label'; it has none."),
+    ],
+)
+def test_a_csv_without_the_two_columns_is_refused(tmp_path, header, message):
+    path = written(tmp_path, "rows.csv", header)
+    with refused(path, f"PATH: {message} Name the columns text and label in the first line."):
+        rows.read_file(path, SST2)
+
+
+@pytest.mark.parametrize(("line", "found"), [("so slow, so dull,0", 3), ("a,b,c,d,0", 5), ("no label", 1)])
+def test_a_csv_row_with_shifted_columns_is_refused(tmp_path, line, found):
+    path = written(tmp_path, "rows.csv", f"text,label\nfine,1\n{line}\n")
+    message = f"PATH, line 3: {found} fields where the header has 2, so its columns are shifted. "
+    with refused(path, message + 'Put texts with commas in double quotes ("a, b").'):
+        rows.read_file(path, SST2)
+
+
+@pytest.mark.parametrize("line", ['"slow" and dull,0', '"never closed,0'])
+def test_broken_quotes_are_refused(tmp_path, line):
+    path = written(tmp_path, "rows.csv", f"text,label\n{line}\n")
+    with pytest.raises(TaskError, match=r"rows\.csv, line \d: not readable as CSV \("):
+        rows.read_file(path, SST2)
+
+
+@pytest.mark.parametrize("label", ["2", "-1", "positive", "1.0", ""])
+def test_a_csv_label_outside_the_task_is_refused(tmp_path, label):
+    path = written(tmp_path, "rows.csv", f"text,label\nfine,1\nfine,{label}\n")
+    message = (
+        f"PATH, line 3: label {label!r} is no class of task 'sst2', which has 0 Negative, 1 Positive. "
+        "Use the number or the word; if the columns are shifted, quote texts that contain commas."
+    )
+    with refused(path, message):
+        rows.read_file(path, SST2)
+
+
+@pytest.mark.parametrize("label", ["2", "-1", "1.0", "true", "null", "NaN", "[1]"])
+def test_a_json_label_that_is_no_class_is_refused(tmp_path, label):
+    path = written(tmp_path, "rows.jsonl", f'{{"text": "fine", "label": {label}}}')
+    with pytest.raises(TaskError, match=r"rows\.jsonl, line 1: label .* is no class of task 'sst2', which has 0 Neg"):
+        rows.read_file(path, SST2)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n", None, 3])
+def test_an_empty_text_is_refused(tmp_path, text):
+    path = written(tmp_path, "rows.jsonl", json.dumps({"text": text, "label": 1}))
+    with refused(path, f"PATH, line 1: text is {text!r}; an example needs some text. Remove the row or fill it."):
+        rows.read_file(path, SST2)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
+def test_a_file_in_another_encoding_is_refused(tmp_path, name):
+    line = {"rows.csv": "text,label\ncafé,1\n", "rows.jsonl": '{"text": "café", "label": 1}'}[name]
+    path = written(tmp_path, name, line.encode("latin-1"))
+    with pytest.raises(TaskError, match=rf"{name}: not UTF-8 \(.* at byte \d+\); save it as UTF-8\."):
+        rows.read_file(path, SST2)
+
+
+def test_a_line_that_is_no_json_is_refused_by_its_number(tmp_path):
+    path = written(tmp_path, "rows.jsonl", '{"text": "a", "label": 1}\n\n{"text": "b", "label":')
+    with pytest.raises(TaskError, match=r"rows\.jsonl, line 3: not JSON \(Expecting value"):
+        rows.read_file(path, SST2)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"), [("[1]", "list"), ('"text"', "str"), ('{"text": "a"}', "['text']"), ("{}", "[]")]
+)
+def test_a_json_line_that_is_no_row_is_refused(tmp_path, line, found):
+    path = written(tmp_path, "rows.jsonl", line)
+    with refused(path, f"PATH, line 1: expected text and label, found {found}."):
+        rows.read_file(path, SST2)
+
+
+@pytest.mark.parametrize(("name", "content"), [("rows.csv", "text,label\n"), ("rows.jsonl", ""), ("rows.jsonl", "\n")])
+def test_a_file_without_rows_is_refused(tmp_path, name, content):
+    path = written(tmp_path, name, content)
+    with refused(path, "PATH: no rows; it needs at least one with text and label."):
+        rows.read_file(path, SST2)
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("rows.tsv", ".tsv"), ("rows.json", ".json"), ("rows", "no suffix")])
+def test_another_kind_of_file_is_refused(tmp_path, name, suffix):
+    path = written(tmp_path, name, "text,label\na,1\n")
+    with refused(path, f"PATH: rows are read from .csv or .jsonl files, not from {suffix!r}."):
+        rows.read_file(path, SST2)
+
+
+@pytest.mark.parametrize("name", ["nowhere.csv", "nowhere.jsonl"])
+def test_a_missing_file_is_a_missing_rows_error(tmp_path, name):
+    with pytest.raises(MissingRowsError, match=r"nowhere\.\w+: no such file; give a \.csv or \.jsonl file with the"):
+        rows.load(SST2, str(tmp_path / name))
+    assert issubclass(MissingRowsError, TaskError)
+
+
+# --- shots
+
+
+def test_a_pool_with_just_enough_of_every_class_passes_and_one_row_less_does_not():
+    pool = [Example("a", 0), Example("b", 0), Example("c", 1), Example("d", 1)]
+    rows.check_shots(pool, SST2, 2, where="pool.csv")
+    message = (
+        "pool.csv: 1 rows of class 1 (Positive) where shots=2 needs 2. "
+        "Lower shots, or give a pool with more rows of that class."
+    )
+    with pytest.raises(TaskError, match=re.escape(message)):
+        rows.check_shots(pool[:3], SST2, 2, where="pool.csv")
+
+
+def test_a_class_without_any_row_is_named():
+    with pytest.raises(TaskError, match=r"0 rows of class 3 \(Angry\) where shots=1 needs 1"):
+        rows.check_shots([Example("a", label) for label in (0, 1, 2)], EMO, 1, where="x")
+
+
+# --- prompts fixed by a file
+
+
+DEMONSTRATIONS = [{"text": "good", "label": 1}, {"text": "bad", "label": "Negative"}]
+QUERY = {"text": "fine", "label": 1}
+
+
+def prompt_line(query: object = QUERY, demonstrations: object = DEMONSTRATIONS) -> str:
+    return json.dumps({"demonstrations": demonstrations, "query": query})
+
+
+def test_prompts_keep_their_demonstrations_in_order_and_a_null_gold(tmp_path):
+    unknown = prompt_line(query={"text": "so so", "label": None})
+    path = written(tmp_path, "prompts.jsonl", f"{prompt_line()}\n\n{unknown}\n")
+    (first, query), (_, ungraded) = rows.read_prompts(path, SST2)
+    assert [(example.text, example.label) for example in first] == [("good", 1), ("bad", 0)]
+    assert query == Example("fine", 1, 0)
+    assert ungraded == Example("so so", None, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[]", "line 1: expected demonstrations and query, found list."),
+        ('{"query": 1, "b": 2}', "line 1: expected demonstrations and query, found ['b', 'query']."),
+        (prompt_line(demonstrations=[]), "line 1: demonstrations must be a list of at least one text with its label."),
+        (prompt_line(demonstrations={"text": "a"}), "line 1: demonstrations must be a list of at least one text"),
+        (prompt_line(demonstrations=["a"]), "line 1, demonstration 0: expected text and label, found str."),
+        (
+            prompt_line(demonstrations=[{"text": "a", "label": 1}, {"text": "b", "label": None}]),
+            "line 1, demonstration 1: label None is no class of task 'sst2', which has 0 Negative, 1 Positive.",
+        ),
+        (prompt_line(query={"text": "a"}), "line 1, query: expected text and label, found ['text']."),
+        (prompt_line(query={"text": " ", "label": None}), "line 1, query: text is ' '; an example needs some text."),
+        (prompt_line(query={"text": "a", "label": 2}), "line 1, query: label 2 is no class of task 'sst2'"),
+        ("{", "line 1: not JSON ("),
+    ],
+)
+def test_a_line_that_is_no_prompt_is_refused(tmp_path, line, message):
+    path = written(tmp_path, "prompts.jsonl", line)
+    with pytest.raises(TaskError, match=re.escape(f"{path}, {message}")):
+        rows.read_prompts(path, SST2)
+
+
+def test_a_prompts_file_that_is_empty_or_missing_is_refused(tmp_path):
+    with pytest.raises(TaskError, match=r"prompts\.jsonl: no prompts; it needs at least one line\."):
+        rows.read_prompts(written(tmp_path, "prompts.jsonl", "\n"), SST2)
+    with pytest.raises(
+        MissingRowsError, match=r"none\.jsonl: no such file; give a JSONL file with one prompt a line\."
+    ):
+        rows.read_prompts(tmp_path / "none.jsonl", SST2)
+
+
+# --- the hub
+
+
+def hub_table(names: list[str], labels: list[int], column: str = "label"):
+    import datasets
+
+    features = datasets.Features({"sentence": datasets.Value("string"), column: datasets.ClassLabel(names=names)})
+    return datasets.Dataset.from_dict({"sentence": [f"text {n}" for n in labels], column: labels}, features=features)
+
+
+def test_hub_classes_are_mapped_by_name_whatever_number_they_have_there():
+    assert SST2.hub is not None
+    usual = rows.hub_examples(hub_table(["negative", "positive"], [0, 1, 1]), SST2, SST2.hub)
+    other = rows.hub_examples(hub_table(["positive", "negative"], [0, 1, 1]), SST2, SST2.hub)
+    assert usual == [Example("text 0", 0, 0), Example("text 1", 1, 1), Example("text 1", 1, 2)]
+    assert [example.label for example in other] == [1, 0, 0]
+
+
+def test_hub_classes_may_be_plain_words():
+    import datasets
+
+    table = datasets.Dataset.from_dict({"t": ["a", "b"], "l": ["Sci/Tech", "World"]})
+    hub = HubRows("some/news", {}, "t", "l", {"World": 0, "Sports": 1, "Business": 2, "Sci/Tech": 3})
+    assert [example.label for example in rows.hub_examples(table, AGNEWS, hub)] == [3, 0]
+
+
+def test_a_hub_class_that_the_task_does_not_name_is_refused():
+    assert SST2.hub is not None
+    table = hub_table(["negative", "neutral", "positive"], [0, 1])
+    message = "stanfordnlp/sst2, row 1: class 'neutral' is not among negative, positive; the data set has changed, "
+    with pytest.raises(TaskError, match=re.escape(message) + "give a file with data=FILE"):
+        rows.hub_examples(table, SST2, SST2.hub)
+
+
+@pytest.mark.parametrize("split", ["query", "demonstration"])
+def test_rows_that_would_need_an_unreachable_hub_are_refused_at_once(tmp_path, monkeypatch, split):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    message = (
+        "rows of task 'sst2' (stanfordnlp/sst2 on the hub) are not on this machine, and the hub cannot be reached. "
+        "Give files with data=FILE and pool=FILE, or connect once to fetch them."
+    )
+    with pytest.raises(MissingRowsError, match=re.escape(message)):
+        rows.load(SST2, split=split)
+
+
+def test_emo_needs_a_file_even_with_a_hub():
+    with pytest.raises(MissingRowsError, match=r"task 'emo' has no rows on the hub .*; give a file with data=FILE\."):
+        rows.check_hub(EMO)
+
+
+# --- the toy's own rows
+
+
+@pytest.mark.parametrize("data", ["", "clean", "hard"])
+@pytest.mark.parametrize("name", TASKS)
+def test_the_toys_sets_hold_two_hundred_different_texts_spread_evenly_over_the_classes(name, data):
+    examples = rows.load(TASKS[name], data, toy=True)
+    assert [example.row for example in examples] == list(range(200))
+    assert len({example.text for example in examples}) == 200
+    counts = Counter(example.label for example in examples)
+    assert set(counts) == set(range(len(TASKS[name].label_words)))
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_the_toy_reads_its_clean_set_unless_told_otherwise():
+    assert rows.load(SST2, toy=True) == rows.load(SST2, "clean", toy=True)
+    assert rows.load(SST2, "hard", toy=True) != rows.load(SST2, "clean", toy=True)
+
+
+def test_a_set_of_the_toy_is_no_file_for_another_model():
+    with pytest.raises(TaskError, match="clean: rows are read from"):
+        rows.load(SST2, "clean")
+
+
+def test_a_file_wins_over_the_toys_own_rows(tmp_path):
+    path = written(tmp_path, "rows.csv", "text,label\ngood,1\n")
+    assert rows.load(SST2, str(path), toy=True) == [Example("good", 1, 0)]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"text": "fine", "label": 1}\n')
+    assert rows.read_file(path, SST2) == [Example("fine", 1, 0)]
+
+
+def test_half_a_surrogate_pair_is_refused(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a \\ud83d b", "label": 1}\n')
+    with pytest.raises(TaskError, match=r"rows\.jsonl, line 1: text holds half of a surrogate pair"):
+        rows.read_file(path, SST2)
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label,text\na,1,b\n")
+    with pytest.raises(TaskError, match=r"\['text'\] stand more than once in the header"):
+        rows.read_file(path, SST2)
+
+
+def test_hidden_gold_labels_of_the_hub_are_refused_not_read_from_the_end():
+    import datasets
+
+    features = datasets.Features({"sentence": datasets.Value("string"), "label": datasets.Value("int64")})
+    table = datasets.Dataset.from_dict({"sentence": ["fine"], "label": [-1]}, features=features)
+    named = table.cast_column("label", datasets.ClassLabel(names=["negative", "positive"]))
+    with pytest.raises(TaskError, match=r"row 0: label -1 names no class"):
+        rows.hub_examples(named, SST2, SST2.hub)
