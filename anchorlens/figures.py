@@ -97,18 +97,20 @@ def _faint(colour: str) -> str:
 def saliency_maps(maps: np.ndarray, tokens: Sequence[str], roles: Sequence[str], layers: Sequence[int]) -> go.Figure:
     """Saliency I_l(i, j) of one prompt for some ``layers``, as heat maps side by side.
 
-    ``maps`` [layer query key]; rows take in information, columns give it. Each layer has its own scale, and colours
-    follow the square root, since few cells hold most of the saliency. Label words are marked blue, the target orange.
+    ``maps`` [layer query key]; rows take in information, columns give it; the diagonal is left out, as in the three
+    flows. Each layer has its own scale, and colours follow the square root, since few cells hold most of the saliency.
+    Label words are marked blue, the target orange.
     """
     titles = [f"layer {layer + 1}" for layer in layers]
     figure = make_subplots(cols=len(layers), subplot_titles=titles, horizontal_spacing=0.02, shared_yaxes=True)
     names = [html.escape(token).replace("\n", "⏎") or "·" for token in tokens]
     marked = {"ANCHOR": "#0072B2", "TARGET": "#D55E00"}
     ticks = [i for i, role in enumerate(roles) if role in marked]
-    text = [f'<span style="color:{marked[roles[i]]}"><b>{names[i]}</b></span>' for i in ticks]
+    said = {i: "target" if roles[i] == "TARGET" else names[i] for i in ticks}
+    text = [f'<span style="color:{marked[roles[i]]}"><b>{said[i]}</b></span>' for i in ticks]
     hover = [[f"{names[j]} → {names[i]}" for j in range(len(names))] for i in range(len(names))]
     for col, layer in enumerate(layers, start=1):
-        lower = np.where(np.tril(np.ones_like(maps[layer], dtype=bool)), maps[layer], np.nan)
+        lower = np.where(np.tril(np.ones_like(maps[layer], dtype=bool), -1), maps[layer], np.nan)
         heat = go.Heatmap(
             z=np.sqrt(lower / (np.nanmax(lower) or 1)),
             customdata=lower,
