@@ -152,20 +152,23 @@ class Session:
         return self.target.final
 
 
-def here(notebook: str, namespace: Mapping[str, Any], root: Path = Path("outputs")) -> Session:
+def here(notebook: str, namespace: Mapping[str, Any]) -> Session:
     """The session of a running notebook: pass its name and ``globals()``.
 
     By hand (JupyterLab, plain papermill) the parameters are read from ``namespace``, checked, and the run goes to
-    ``root/<notebook>/<key>``, replacing what was there; under ``anchorlens run`` it goes where the runner says.
+    ``outputs/<notebook>/<key>``, replacing what was there: below the working directory or, where that is the folder of
+    the notebooks itself, beside it. Under ``anchorlens run`` it goes where the runner says.
     """
     if namespace[RESERVED]:
         return Session(store.Run(Path(namespace[RESERVED].removesuffix(".partial"))))
     path = find(notebook)
     values = check(path, {name: namespace[name] for name in declared(path) if name != RESERVED})
     made_of = content(path, values, examine(values))
-    target = store.Run(root.resolve() / path.stem / store.key(made_of))
+    working = Path.cwd()
+    root = (working.parent if working == path.parent.resolve() else working) / "outputs"
+    target = store.Run(root / path.stem / store.key(made_of))
     for earlier in namespace.values():
-        if isinstance(earlier, Session) and earlier.target == target:
+        if isinstance(earlier, Session):
             earlier.claim.close()  # the cell is run again
     session = Session(target, made_of, values)
     session.claim.enter_context(store.claiming(target))

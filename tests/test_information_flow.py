@@ -16,7 +16,7 @@ from anchorlens.analyses import information_flow as flow
 from anchorlens.batching import Batch, collate
 from anchorlens.drafts import Draft
 from anchorlens.hooks import Site, capturing, editing
-from anchorlens.prompts import Encoder
+from anchorlens.prompts import Encoder, PromptError
 from anchorlens.rows import Example
 
 KEY = ["example", "layer", "flow"]
@@ -126,7 +126,7 @@ def test_no_hook_and_no_gradient_is_left_behind(model, batch):
 
 def test_a_prompt_without_gold_is_refused(model, prompts):
     unknown = collate([dataclasses.replace(prompts[0], gold=None)])
-    with pytest.raises(ValueError, match=r"examples \[0\] have no gold class"):
+    with pytest.raises(PromptError, match=r"examples \[0\] have no gold class"):
         flow.information_flow(model, [unknown])
 
 

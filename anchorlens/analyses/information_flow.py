@@ -14,6 +14,7 @@ from anchorlens.batching import Batch
 from anchorlens.hooks import Site, differentiating
 from anchorlens.models import Lens
 from anchorlens.passes import answer
+from anchorlens.prompts import PromptError
 
 COLUMNS = {
     "example": "int64",
@@ -73,7 +74,7 @@ def saliency_maps(model: Lens, batch: Batch) -> Float[Tensor, "batch layer query
     released code. It is summed over the batch, so that each prompt is as if alone.
 
     Raises:
-        ValueError: if a prompt has no gold class.
+        PromptError: if a prompt has no gold class.
     """
     kept: dict[int, Tensor] = {}
     _backward(model, batch, lambda layer, sal: kept.__setitem__(layer, sal))
@@ -93,7 +94,7 @@ def information_flow(model: Lens, batches: Iterable[Batch]) -> pd.DataFrame:
         label word has the largest logit.
 
     Raises:
-        ValueError: if a prompt has no gold class.
+        PromptError: if a prompt has no gold class.
         FloatingPointError: if logits or saliency are not finite.
 
     Source:
@@ -140,7 +141,7 @@ def _backward(model: Lens, batch: Batch, keep) -> Float[Tensor, "batch label"]:
     """Run the batch forward and backward; ``keep(layer, saliency)`` is called from the last layer down."""
     if (batch.gold < 0).any():
         missing = batch.example[batch.gold < 0].tolist()
-        raise ValueError(
+        raise PromptError(
             f"examples {missing} have no gold class, and saliency is the gradient of the loss against it. "
             "Give every query a label."
         )
