@@ -10,7 +10,7 @@ demo: .venv/demo  ## set up, then run every notebook on the shipped toy model
 test: .venv/test  ## set up, then lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pytest
 
 .venv/python:
