@@ -1,4 +1,5 @@
 PYTHON ?= python3
+TOY_SEED ?= 0
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 

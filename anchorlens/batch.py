@@ -1,5 +1,6 @@
 """Run one notebook: parameters checked before it starts, results under a content key, never half a result."""
 
+import json
 import platform
 import sys
 import time
@@ -16,6 +17,7 @@ import pandas as pd
 from anchorlens import __version__, store
 from anchorlens.parameters import RESERVED, check, content, declared, examine, find
 
+_NOTES = "notes.json"  # what a notebook has to say for the manifest, which its runner writes
 _VERSIONS = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "pandas", "papermill")
 
 
@@ -59,7 +61,7 @@ def run(
     """
     path = find(notebook)
     values = check(path, parameters)
-    facts = examine(values)
+    facts = examine(values, path)
     made_of = content(path, values, facts)
     target = store.Run(root.resolve() / path.stem / store.key(made_of))
     if target.whole and not force:
@@ -106,8 +108,12 @@ def _verbatim(path: Path) -> str:
 def _manifest(
     target: store.Run, made_of: Mapping[str, Any], values: Mapping[str, Any], started: float
 ) -> dict[str, Any]:
+    notes = target.partial / _NOTES
+    noted = json.loads(notes.read_text()) if notes.is_file() else {}
+    notes.unlink(missing_ok=True)
     return {
         **made_of,
+        **noted,
         "parameters": dict(values),
         "key": target.final.name,
         "status": "ok",
@@ -144,8 +150,9 @@ class Session:
         """Store one table, checked against its analysis' COLUMNS."""
         self.target.write(frame, columns, name)
 
-    def finish(self) -> Path:
-        """Complete the run, and say where it is (under a runner: will be)."""
+    def finish(self, *, left_out: int = 0) -> Path:
+        """Complete the run, and say where it is (under a runner: will be); ``left_out`` counts prompts too long."""
+        (self.folder / _NOTES).write_text(json.dumps({"left_out": left_out}))
         if self.made_of is not None:
             self.target.finish(_manifest(self.target, self.made_of, self.values, self.started))
             self.claim.close()
@@ -163,7 +170,8 @@ def here(notebook: str, namespace: Mapping[str, Any]) -> Session:
         return Session(store.Run(Path(namespace[RESERVED].removesuffix(".partial"))))
     path = find(notebook)
     values = check(path, {name: namespace[name] for name in declared(path) if name != RESERVED})
-    made_of = content(path, values, examine(values))
+    # its cells may have been changed since they were saved, so it never stands in for a run of the saved notebook
+    made_of = {**content(path, values, examine(values, path)), "by_hand": True}
     working = Path.cwd()
     root = (working.parent if working == path.parent.resolve() else working) / "outputs"
     target = store.Run(root / path.stem / store.key(made_of))

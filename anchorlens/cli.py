@@ -2,6 +2,7 @@
 
 import json
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ EXIT_CODES = {
     "TooLongError": BAD_INPUT,
     "ModelError": BAD_INPUT,
     "StoreError": BAD_INPUT,
+    "IncompleteModelError": BAD_INPUT,
+    "PermissionError": BAD_INPUT,
     "MissingRowsError": MISSING,
     "MissingModelError": MISSING,
     "KeyboardInterrupt": INTERRUPTED,
@@ -131,11 +134,12 @@ def _exit_codes(as_json: bool, notebook: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED, as_json, notebook)
-    except (ValueError, RuntimeError) as error:
-        kind = getattr(error, "kind", type(error).__name__)
-        known = getattr(error, "kind", None) or type(error).__name__ in EXIT_CODES
-        if not known:
-            raise
+    except typer.Exit:
+        raise
+    except Exception as error:
+        kind = getattr(error, "kind", type(error).__name__)  # a failed run says what failed in it
+        if not hasattr(error, "kind") and kind not in EXIT_CODES and not isinstance(error, OSError):
+            traceback.print_exc()  # not foreseen, so say where
         prefix = "" if hasattr(error, "kind") else f"{kind}: "
         _fail(f"{prefix}{error}", EXIT_CODES.get(kind, 1), as_json, notebook)
 

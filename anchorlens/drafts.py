@@ -53,12 +53,13 @@ def load(
         task: template and label words.
         toy: whether the model is the shipped toy: its own rows, and random label words from all its 16.
         data: rows for queries (see ``rows.load``).
-        pool: rows for demonstrations; empty: the rows of ``data`` where given, otherwise the task's own.
+        pool: rows for demonstrations, likewise; the same file for both will do.
         prompts: a file that fixes prompts exactly; then ``data`` and ``pool`` must be empty.
         shots: demonstrations per class.
         seeds: one draw of queries and demonstrations each.
         limit: at most so many queries a seed (with ``prompts``, the first ones); 0: all.
-        label_words: natural, random, flipped, "a|b|..."; auto: random on the toy's own rows, natural otherwise.
+        label_words: natural, random, flipped, "a|b|..."; auto: random on the toy, natural elsewhere and
+            with ``prompts``.
         fresh: new demonstrations (and random label words) for each query; otherwise one set for all queries of a seed.
         replacement: demonstrations of a class may repeat, as in the released code of section 2.1.
 
@@ -71,9 +72,8 @@ def load(
     if label_words == "auto":
         label_words = "random" if toy else "natural"
     queries = rows.load(task, data, split="query", toy=toy)
-    source = pool or data
-    demonstrations = rows.load(task, source, split="demonstration", toy=toy)
-    where = str(rows.file_of(task, source, toy=toy) or task.name)
+    demonstrations = rows.load(task, pool, split="demonstration", toy=toy)
+    where = str(rows.file_of(task, pool, toy=toy) or task.name)
     rows.check_shots(demonstrations, task, 1 if replacement else shots, where=where)
     drafts = []
     for seed in seeds:

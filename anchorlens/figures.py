@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def _line(figure: go.Figure, col: int, series: pd.Series, name: str, colour: str
         y=by_layer["mean"],
         name=label,
         mode="lines" if control else "lines+markers",
-        line={"color": colour, "dash": "dot" if control else "solid", "width": 1.5 if control else 2.5},
+        line={"color": colour, "dash": "dash" if control else "solid", "width": 1.5 if control else 2.5},
         hovertemplate="%{y:.3g}",
         showlegend=col == 1,
         **group,
@@ -153,7 +154,10 @@ def save(figure: go.Figure, folder: Path, name: str) -> list[Path]:
     folder = Path(folder)
     script = folder.parent.parent / "plotly.min.js"
     if not script.is_file():
-        script.write_text(get_plotlyjs(), encoding="utf-8")
+        with tempfile.NamedTemporaryFile("w", dir=script.parent, delete=False, encoding="utf-8") as file:
+            file.write(get_plotlyjs())
+        Path(file.name).chmod(0o644)
+        Path(file.name).replace(script)  # at once: others share it
     paths = [folder / f"{name}.html"]
     figure.write_html(paths[0], include_plotlyjs="../../plotly.min.js", full_html=True)
     if has_browser():

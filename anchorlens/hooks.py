@@ -97,6 +97,7 @@ class Scale:
     ) -> Float[Tensor, "batch head query key"]:
         _same_batch(self, self.query, pattern)
         _same_batch(self, self.keys, pattern)
+        _within(self, torch.cat([self.query, self.keys.flatten()]), pattern)
         batch, head = pattern.shape[:2]
         cells = (
             torch.arange(batch, device=pattern.device)[:, None, None],

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from anchorlens import preflight
-from anchorlens.hooks import Isolate, editing
+from anchorlens.hooks import Isolate, Scale, editing
 from anchorlens.preflight import Checkpoint, ModelError
 
 # Against the plain Hugging Face run, relative to its largest logit. Observed: float32 1e-6; float64 1e-15 for GPT-2 and
@@ -190,7 +190,7 @@ def _hooked_transformer(checkpoint: Checkpoint, plain: Any, device: str, dtype: 
 
 def _probe(model: Hooked) -> Int[Tensor, "1 pos"]:
     """A few tokens spread over the vocabulary, to try a model on."""
-    n = min(8, model.cfg.n_ctx)
+    n = min(48, model.cfg.n_ctx)
     return (torch.arange(n)[None] * 7919 + 11) % model.cfg.d_vocab
 
 
@@ -212,10 +212,13 @@ def _check_edits(model: Hooked) -> None:
     tokens = _probe(model).to(model.cfg.device)
     last = torch.tensor([[tokens.shape[1] - 1]], device=tokens.device)
     clean = model(tokens)[0, -1]
-    with editing(model, Isolate(last), layers=[0]):
-        edited = model(tokens)[0, -1]
-    if torch.equal(clean, edited):
-        raise ModelError(
-            f"model {model.checkpoint.name!r}: editing attention scores has no effect on its logits; "
-            "its hooks are ignored, so interventions would silently do nothing."
-        )
+    doubled = torch.full((1, model.cfg.n_heads, 1), 2.0, dtype=model.cfg.dtype, device=tokens.device).log()
+    edits = {"scores": Isolate(last), "patterns": Scale(last[:, 0], last * 0, doubled)}
+    for what, edit in edits.items():
+        with editing(model, edit, layers=[0]):
+            edited = model(tokens)[0, -1]
+        if torch.equal(clean, edited):
+            raise ModelError(
+                f"model {model.checkpoint.name!r}: editing attention {what} has no effect on its logits; "
+                "its hooks are ignored, so interventions would silently do nothing."
+            )

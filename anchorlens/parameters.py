@@ -15,7 +15,8 @@ from typing import Any
 from anchorlens import preflight, rows, tasks
 
 PACKAGE = Path(__file__).parent
-NOTEBOOK_FOLDERS = (PACKAGE.parent / "notebooks", PACKAGE / "notebooks")  # a checkout; an installed wheel
+NOTEBOOK_FOLDERS = (PACKAGE / "notebooks", PACKAGE.parent / "notebooks")  # an installed wheel; a checkout
+TRAINING = ("3_1_reweighting",)  # the notebooks that train something
 RESERVED = "folder"  # the parameter by which a runner tells the notebook where to write
 _SOURCES = ("model", "backend", "revision", "task", "data", "pool", "prompts", "train_prompts")
 _DRAWS = ("shots", "seeds", "limit", "label_words", "label_token", "as_published", "too_long")
@@ -44,8 +45,8 @@ class Declared:
         if text.startswith("["):
             try:
                 return json.loads(text)  # its items are checked like any other value
-            except json.JSONDecodeError:
-                text = text.strip("[]")
+            except json.JSONDecodeError as error:
+                raise ParameterError(f"{name}={text}: not a JSON list ({error}).") from error
         return [self._parse_one(name, part.strip(), inner) for part in text.split(",") if part.strip()]
 
     def _parse_one(self, name: str, text: str, kind: str) -> Any:
@@ -153,20 +154,12 @@ def parse(notebook: Path, assignments: list[str]) -> dict[str, Any]:
     return parsed
 
 
-def refuse_training_prompts(train_prompts: str) -> None:
-    """For notebooks that train nothing: a file given by mistake must not be passed over in silence."""
-    if train_prompts:
-        raise ParameterError(
-            f"train_prompts={train_prompts!r}: this notebook trains nothing, so leave it empty; "
-            "the file belongs to 3_1_reweighting."
-        )
-
-
-def examine(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
     """Check names and files that parameters refer to, without torch, and fingerprint them.
 
     Returns:
-        device, dtype and the fingerprints of weights and rows: what, beside parameters and code, decides a result.
+        By parameter, what it comes to: device and dtype as resolved, rows and weights as fingerprints, and None for
+        what does not matter here; what, beside the other parameters and the code, decides a result.
 
     Raises:
         preflight.ModelError, tasks.TaskError: for a model, task or file that cannot be used.
@@ -178,6 +171,12 @@ def examine(parameters: Mapping[str, Any]) -> dict[str, Any]:
         )
     if parameters["too_long"] not in ("error", "skip"):
         raise ParameterError(f"too_long={parameters['too_long']!r}: it may be 'error' or 'skip'.")
+    if parameters["batch_tokens"] < 0:
+        raise ParameterError(f"batch_tokens={parameters['batch_tokens']}: give tokens per batch, or 0 to choose.")
+    if parameters["train_prompts"] and notebook.stem not in TRAINING:
+        raise ParameterError(
+            f"train_prompts={parameters['train_prompts']!r}: {notebook.stem} trains nothing, so leave it empty."
+        )
     rows.check_request(**{name: parameters[name] for name in ("shots", "seeds", "limit", "prompts", "data", "pool")})
     preflight.check_backend(parameters["backend"])
     device, dtype = preflight.resolve_device(parameters["device"]), preflight.resolve_dtype(parameters["dtype"])
@@ -187,7 +186,8 @@ def examine(parameters: Mapping[str, Any]) -> dict[str, Any]:
     checkpoint = preflight.locate(parameters["model"], parameters["revision"])
     weights = checkpoint.fingerprint()
     named = parameters["model"] if checkpoint.toy or checkpoint.revision else weights  # a folder may move
-    facts = {"device": device, "dtype": dtype, "weights": weights, "model": named}
+    facts: dict[str, Any] = {"device": device, "dtype": dtype, "weights": weights, "model": named}
+    facts |= {"backend": "hooked", "label_token": task.label_token}
     for name, path in _files(parameters, task, checkpoint.toy).items():
         if name in ("prompts", "train_prompts"):
             rows.read_prompts(path, task)
@@ -197,8 +197,12 @@ def examine(parameters: Mapping[str, Any]) -> dict[str, Any]:
                 replacement = parameters["as_published"]  # then a row may be drawn twice
                 rows.check_shots(found, task, 1 if replacement else parameters["shots"], where=str(path))
         facts[name] = f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
-    if not parameters["prompts"] and "data" not in facts:
-        rows.check_hub(task)
+    if parameters["prompts"]:
+        facts["shots"] = None
+        facts["seeds"] = parameters["seeds"][:1] if parameters["label_words"] == "random" else None
+    else:
+        for name in {"data", "pool"} - set(facts):
+            facts[name] = rows.hub_fingerprint(task)
     return facts
 
 
@@ -206,8 +210,7 @@ def _files(parameters: Mapping[str, Any], task: tasks.Task, toy: bool) -> dict[s
     """The files that a run will read, by the parameter that names them."""
     if parameters["prompts"]:
         return {name: rows.path_of(parameters[name]) for name in ("prompts", "train_prompts") if parameters[name]}
-    source = {"data": parameters["data"], "pool": parameters["pool"] or parameters["data"]}
-    files = {name: rows.file_of(task, value, toy=toy) for name, value in source.items()}
+    files = {name: rows.file_of(task, parameters[name], toy=toy) for name in ("data", "pool")}
     return {name: path for name, path in files.items() if path}
 
 

@@ -33,6 +33,10 @@ class ModelError(ValueError):
     """A model, device or dtype that cannot be used as named."""
 
 
+class IncompleteModelError(ModelError):
+    """A folder in which some of a model's files are missing."""
+
+
 class MissingModelError(ModelError):
     """Weights that are not on this machine and cannot be fetched."""
 
@@ -64,7 +68,10 @@ def locate(name: str, revision: str = "", *, fetch: bool = True) -> Checkpoint:
         ModelError: for a folder that is not a model's, or a name that is none.
         MissingModelError: for a hub id that is not in the cache while the hub cannot be reached, or does not have it.
     """
-    folder = Path(name).expanduser()
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError as error:
+        raise MissingModelError(f"model {name!r}: {error}") from error
     if revision and (name in TOYS or folder.is_dir()):
         raise ModelError(f"revision={revision!r}: model {name!r} is not from the hub and has none; leave it empty.")
     if name in TOYS:
@@ -85,23 +92,27 @@ def locate(name: str, revision: str = "", *, fetch: bool = True) -> Checkpoint:
 
 def _check_folder(name: str, folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise ModelError(f"model {name!r}: the folder has no config.json; give a folder saved by save_pretrained.")
+        raise IncompleteModelError(
+            f"model {name!r}: the folder has no config.json; give a folder saved by save_pretrained."
+        )
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
-        raise ModelError(
+        raise IncompleteModelError(
             f"model {name!r}: the folder has no weights (*.safetensors or pytorch_model*.bin); save the model there."
         )
     if not any((folder / file).is_file() for file in _TOKENIZERS):
-        raise ModelError(
+        raise IncompleteModelError(
             f"model {name!r}: the folder has no tokenizer (none of {', '.join(_TOKENIZERS)}). "
             "Save it there with tokenizer.save_pretrained(folder)."
         )
     try:
         kinds = json.loads((folder / "config.json").read_text()).get("architectures") or []
-        shards = [json.loads(path.read_text())["weight_map"].values() for path in folder.glob("*.index.json")]
+        used = "safetensors" if any(folder.glob("*.safetensors")) else "bin"
+        index = folder.glob(f"*.{used}.index.json")
+        shards = [json.loads(path.read_text())["weight_map"].values() for path in index]
     except (ValueError, AttributeError, KeyError) as error:
         raise ModelError(f"model {name!r}: its config.json or weight index cannot be read ({error}).") from error
     if missing := sorted({shard for each in shards for shard in each if not (folder / shard).is_file()}):
-        raise ModelError(
+        raise IncompleteModelError(
             f"model {name!r}: the folder lacks {', '.join(missing)}, which its index names; copy them there."
         )
     if kinds and not any(kind.endswith(("CausalLM", "LMHeadModel")) for kind in kinds):
@@ -118,7 +129,7 @@ def _from_hub(name: str, revision: str, *, fetch: bool) -> Checkpoint:
         raise ModelError(f"model {name!r} is no folder and cannot be a hub id: {error}") from error
     if isinstance(config, str):
         folder = Path(config).parent
-        with contextlib.suppress(ModelError):  # an interrupted download leaves some files out: fetch them
+        with contextlib.suppress(IncompleteModelError):  # an interrupted download leaves some files out: fetch them
             _check_folder(name, folder)
             return Checkpoint(name, folder, revision=folder.name)
     if not fetch:
@@ -140,7 +151,9 @@ def _download(name: str, revision: str) -> Checkpoint:
         info = HfApi().model_info(name, revision=revision or None, timeout=10)
         files = [sibling.rfilename for sibling in info.siblings or [] if "/" not in sibling.rfilename]
         weights = [f for f in files if f.endswith(".safetensors")] or [f for f in files if f.endswith(".bin")]
-        texts = [f for f in files if f.endswith((".json", ".txt", ".model"))]
+        texts = [f for f in files if f.endswith((".json", ".txt", ".model")) and "index" not in f]
+        kind = weights[0].rsplit(".", 1)[-1] if weights else ""
+        texts += [f for f in files if f.endswith(f".{kind}.index.json")]
         # by the name asked for, so that the cache knows it offline
         folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=weights + texts))
     except GatedRepoError as error:
@@ -187,12 +200,14 @@ def resolve_device(device: str) -> str:
     Apple's mps is used when named, never by itself: transformer-lens warns of wrong results there.
     """
     if device == "auto":
-        return "cuda" if _cuda_usable() else "cpu"
+        return "cuda" if _cuda_devices() else "cpu"
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
         raise ModelError(f"device={device!r}: it may be 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'.")
-    if device.startswith("cuda") and not _cuda_usable():
+    if device == "mps" and sys.platform != "darwin":
+        raise ModelError("device='mps': only Apple machines have one; use 'auto' or 'cpu'.")
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= _cuda_devices():
         raise ModelError(
-            f"device={device!r}: this machine, or this build of torch, has no CUDA device; use 'auto' or 'cpu'."
+            f"device={device!r}: this machine, or this build of torch, has no such CUDA device; use 'auto' or 'cpu'."
         )
     return device
 
@@ -212,24 +227,25 @@ def check_backend(backend: str) -> None:
         raise ModelError(f"backend={backend!r}: it may be {' or '.join(map(repr, BACKENDS))} (HookedTransformer).")
 
 
-def _cuda_usable() -> bool:
-    """Asked of the driver and of torch's build, without importing torch."""
+def _cuda_devices() -> int:
+    """How many there are; asked of the driver and of torch's build, without importing torch."""
     torch = sys.modules.get("torch")
     if torch is not None:
-        return torch.cuda.is_available()
+        return torch.cuda.device_count()
     spec = importlib.util.find_spec("torch")
     version = Path(spec.origin).parent / "version.py" if spec and spec.origin else None
     if version is None or not version.is_file() or not re.search(r"^cuda\b.*= '", version.read_text(), re.M):
-        return False
+        return 0
     try:
         driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(0)
-        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+        found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+        return count.value if found else 0
     except OSError:
-        return False
+        return 0
 
 
 def _hash_of(folder: Path) -> str:
-    """Hash of config, tokenizer and weights; of large weights, of their size and 64 evenly spread blocks."""
+    """Hash of config, tokenizer and weights; of large weights, of their size, time and 64 evenly spread blocks."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix not in {".json", ".txt", ".model", ".safetensors", ".bin"} or not path.is_file():
@@ -240,6 +256,7 @@ def _hash_of(folder: Path) -> str:
             if size <= _SMALL:
                 digest.update(file.read())
                 continue
+            digest.update(f"{path.stat().st_mtime_ns}\n".encode())  # an edit in place may fall between the blocks
             for block in range(64):
                 file.seek(block * (size - 2**20) // 63)
                 digest.update(file.read(2**20))

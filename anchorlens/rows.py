@@ -1,6 +1,8 @@
 """Labelled rows of a task: from a file, from the hub, or the shipped toy's own; and prompts fixed by a file."""
 
+import contextlib
 import csv
+import hashlib
 import io
 import json
 import os
@@ -19,7 +21,7 @@ TOY_ROWS = Path(__file__).parent / "toy" / "rows"
 TOY_SETS = ("clean", "hard")  # what ``data`` may name on the toy
 _UNREACHABLE = (
     "rows of task {task!r} ({dataset} on the hub) are not on this machine, and the hub cannot be reached. "
-    "Give files with data=FILE and pool=FILE, or connect once to fetch them."
+    "Give files with data=FILE and pool=FILE (the same file will do), or connect once to fetch them."
 )
 
 
@@ -66,7 +68,10 @@ def file_of(task: Task, data: str, *, toy: bool) -> Path | None:
 
 def path_of(name: str) -> Path:
     """The file that a parameter names."""
-    return Path(name).expanduser()
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise MissingRowsError(f"{name}: {error}") from error
 
 
 def read_file(path: Path, task: Task) -> list[Example]:
@@ -160,8 +165,8 @@ def jsonl_records(path: Path) -> Iterable[tuple[str, Any]]:
                 raise TaskError(f"{path}, line {number}: not JSON ({error}).") from error
 
 
-def check_hub(task: Task) -> None:
-    """Refuse at once a task whose rows would have to come from the hub where that cannot work.
+def hub_fingerprint(task: Task) -> str:
+    """What identifies the task's rows on the hub: the commit there or, without a network, what the cache holds.
 
     Raises:
         MissingRowsError: if the task has no rows there, or they are not in the cache and the hub cannot be reached.
@@ -169,24 +174,34 @@ def check_hub(task: Task) -> None:
     if task.hub is None:
         raise MissingRowsError(
             f"task {task.name!r} has no rows on the hub (its published copy no longer loads); "
-            "give a file with data=FILE."
+            "give files with data=FILE and pool=FILE (the same file will do)."
         )
+    from huggingface_hub import HfApi
     from huggingface_hub.constants import HF_HOME
+    from huggingface_hub.errors import HTTPError
 
-    cache = Path(os.environ.get("HF_DATASETS_CACHE", Path(HF_HOME) / "datasets"))
-    if not (cache / task.hub.dataset.replace("/", "___")).is_dir() and not hub_reachable():
-        raise MissingRowsError(_UNREACHABLE.format(task=task.name, dataset=task.hub.dataset))
+    hub = task.hub
+    if hub_reachable():
+        with contextlib.suppress(HTTPError, OSError):  # then the cache decides
+            return (
+                f"hub {hub.dataset} commit {HfApi().dataset_info(hub.dataset, revision=hub.revision, timeout=10).sha}"
+            )
+    cache = Path(os.environ.get("HF_DATASETS_CACHE", Path(HF_HOME) / "datasets")) / hub.dataset.replace("/", "___")
+    held = sorted(path.relative_to(cache).as_posix() for path in cache.rglob("*.arrow"))
+    if not held:
+        raise MissingRowsError(_UNREACHABLE.format(task=task.name, dataset=hub.dataset))
+    return f"hub {hub.dataset} cached {hashlib.sha256(repr(held).encode()).hexdigest()}"
 
 
 def _hub_rows(task: Task, split: Split) -> list[Example]:
-    check_hub(task)
+    hub_fingerprint(task)
     import datasets
 
     hub = task.hub
-    assert hub is not None, "check_hub refuses a task without rows"
+    assert hub is not None, "hub_fingerprint refuses a task without rows"
     try:
         table = datasets.load_dataset(hub.dataset, split=hub.splits[split], revision=hub.revision)
-    except (ConnectionError, OSError) as error:
+    except (ConnectionError, FileNotFoundError) as error:
         raise MissingRowsError(_UNREACHABLE.format(task=task.name, dataset=hub.dataset)) from error
     return hub_examples(table, task, hub)
 

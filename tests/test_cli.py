@@ -240,7 +240,9 @@ def test_a_run_that_was_done_before_is_returned_at_once(flow):
 
 def test_a_label_word_of_several_tokens_is_bad_input_though_only_the_notebook_can_see_it(tmp_path):
     (tmp_path / "rows.csv").write_text("text,label\na joy from start to end,1\na slow drama,0\ni laughed,1\ndull,0\n")
-    values = given(model=TINY, task="sst2", data="rows.csv", label_words="Abbreviation|Positive", twin="false")
+    values = given(
+        model=TINY, task="sst2", data="rows.csv", pool="rows.csv", label_words="Abbreviation|Positive", twin="false"
+    )
     result = run(FLOW, *values, "--json")
     assert result.exit_code == 2
     assert "PromptError" in result.stderr

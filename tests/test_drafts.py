@@ -105,7 +105,7 @@ def test_a_query_never_meets_its_own_text_as_a_fresh_demonstration(replacement):
 
 def test_one_set_for_all_queries_costs_its_rows_as_queries_where_both_are_the_same_file(tmp_path):
     path = csv_of(tmp_path, POOL)
-    made = drafts.load(SST2, data=path, shots=2, fresh=False)
+    made = drafts.load(SST2, data=path, pool=path, shots=2, fresh=False)
     used = {example.row for example in made[0].demonstrations}
     assert len(used) == 4
     assert [draft.query.row for draft in made] == [row for row in range(20) if row not in used]
@@ -120,10 +120,11 @@ def test_rows_of_another_file_cost_no_queries(tmp_path):
     assert {example.text.split()[0] for each in demonstrations(made) for example in each} == {"text"}
 
 
-def test_without_a_pool_demonstrations_come_from_the_data(tmp_path):
-    made = drafts.load(SST2, data=csv_of(tmp_path, POOL))
-    assert len(made) == 20
-    assert {example for each in demonstrations(made) for example in each} <= set(POOL)
+def test_without_a_pool_demonstrations_come_from_the_tasks_own_source(tmp_path):
+    with pytest.raises(MissingRowsError, match=r"Give files with data=FILE and pool=FILE \(the same file will do\)"):
+        drafts.load(SST2, data=csv_of(tmp_path, POOL))
+    clean = set(rows.load(SST2, toy=True))
+    assert {example for each in demonstrations(drafts.load(SST2, toy=True, data="hard")) for example in each} <= clean
 
 
 def test_draws_with_replacement_repeat_a_row_and_draws_without_do_not():
@@ -197,7 +198,7 @@ def test_random_without_a_pool_shuffles_the_tasks_own_words():
 
 def test_auto_is_random_on_the_toy_and_natural_elsewhere(tmp_path):
     assert {word for each in words(drafts.load(SST2, toy=True)) for word in each} == set(POOL_OF_SIXTEEN)
-    assert set(words(drafts.load(SST2, data=csv_of(tmp_path, POOL)))) == {SST2.label_words}
+    assert set(words(drafts.load(SST2, data=csv_of(tmp_path, POOL), pool=csv_of(tmp_path, POOL)))) == {SST2.label_words}
     assert set(words(drafts.load(SST2, toy=True, label_words="natural"))) == {SST2.label_words}
 
 
@@ -273,7 +274,7 @@ def test_a_class_with_nothing_but_the_query_is_refused(replacement):
 def test_a_pool_with_too_few_rows_of_a_class_is_refused_by_its_file(tmp_path):
     path = csv_of(tmp_path, POOL)
     with pytest.raises(TaskError, match=re.escape(f"{path}: 10 rows of class 0 (Negative) where shots=11 needs 11.")):
-        drafts.load(SST2, data=path, shots=11)
+        drafts.load(SST2, data=path, pool=path, shots=11)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])

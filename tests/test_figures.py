@@ -101,7 +101,7 @@ def test_the_twin_is_dashed_named_as_control_and_drawn_without_a_band():
         shown = lines(figure, side)
         assert {name: line.line.dash for name, line in shown.items()} == {
             **dict.fromkeys(NAMES, "solid"),
-            **{f"{name}, untrained control": "dot" for name in NAMES},
+            **{f"{name}, untrained control": "dash" for name in NAMES},
         }
         assert len(shown) == len(traces(figure, side)), "no bands"
 
@@ -139,8 +139,9 @@ def test_a_saliency_map_marks_anchors_and_target_by_position_and_escapes_tokens(
     assert axis.ticktext[0] == '<span style="color:#0072B2"><b>good</b></span>'
     assert not any("<script" in text for text in [*axis.ticktext, *np.ravel(heat.text)])
     shown = np.asarray(heat.z)
-    np.testing.assert_array_equal(np.isnan(shown), np.triu(np.ones((3, 3), dtype=bool), 1))
-    np.testing.assert_allclose(shown[2], np.sqrt(maps[1, 2] / 17))
+    np.testing.assert_array_equal(np.isnan(shown), np.triu(np.ones((3, 3), dtype=bool)))
+    np.testing.assert_allclose(shown[2, :2], np.sqrt(maps[1, 2, :2] / 16))
+    assert "target" in axis.ticktext[1], "the target is named, whatever its token"
 
 
 def test_a_layer_without_saliency_is_drawn_empty_and_not_divided_by_zero():

@@ -63,7 +63,7 @@ def key(given: dict[str, Any] | None = None, notebook: Path = FLOW) -> str:
     """The key of a run with these parameters."""
     given = given or {}
     values = check(notebook, given)
-    return store.key(content(notebook, values, examine(values)))
+    return store.key(content(notebook, values, examine(values, notebook)))
 
 
 def test_declared_types_defaults_and_help_are_read_in_order(every):
@@ -198,8 +198,8 @@ def test_the_key_is_the_same_when_nothing_that_matters_differs(data, tmp_path, m
     assert key() == key({"device": device, "dtype": "float32"}), "auto is what it was resolved to"
     moved = shutil.copy(data, tmp_path / "copy.csv")
     monkeypatch.chdir(tmp_path)
-    same = [key({"data": name}) for name in (str(data), "rows.csv", str(moved), os.path.relpath(data))]
-    assert len({*same, key({"data": str(data), "pool": str(moved)})}) == 1
+    names = (str(data), "rows.csv", str(moved), os.path.relpath(data))
+    assert len({key({"data": name, "pool": other}) for name in names for other in names}) == 1
 
 
 OTHER = {
@@ -237,10 +237,10 @@ def test_the_key_changes_with_what_a_file_says(tmp_path, name):
 
 def test_the_key_changes_with_the_weights_of_a_folder(tmp_path, data):
     folder = Path(shutil.copytree(TINY, tmp_path / "model"))
-    before = key({"model": str(folder), "data": str(data)})
+    before = key({"model": str(folder), "data": str(data), "pool": str(data)})
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-1] + b"\7")
-    assert key({"model": str(folder), "data": str(data)}) != before
+    assert key({"model": str(folder), "data": str(data), "pool": str(data)}) != before
 
 
 def test_the_key_changes_with_the_code_of_notebook_and_package_but_not_with_prose(tmp_path, monkeypatch):
@@ -281,7 +281,11 @@ def test_the_key_changes_with_the_code_of_notebook_and_package_but_not_with_pros
             "seeds=[1, 2, 1]: give at least one whole number from 0 to 4294967295, none twice",
         ),
         ({"seeds": []}, TaskError, "seeds=[]: give at least one whole number"),
-        ({"shots": 3, "data": "{tmp}/rows.csv"}, TaskError, "2 rows of class 0 (Negative) where shots=3 needs 3"),
+        (
+            {"shots": 3, "data": "{tmp}/rows.csv", "pool": "{tmp}/rows.csv"},
+            TaskError,
+            "2 rows of class 0 (Negative) where shots=3 needs 3",
+        ),
         ({"shots": 3, "pool": "{tmp}/rows.csv"}, TaskError, "Lower shots, or give a pool with more rows"),
         ({"data": "{tmp}/shifted.csv"}, TaskError, "shifted.csv, line 2: 3 fields where the header has 2"),
         ({"data": "{tmp}/none.csv"}, MissingRowsError, "none.csv: no such file"),
@@ -308,12 +312,25 @@ def test_what_a_run_could_not_use_is_refused_before_it_starts(tmp_path, data, mo
     (tmp_path / "shifted.csv").write_text("text,label\na joy, though,1\n")
     named = {name: value.format(tmp=tmp_path) if isinstance(value, str) else value for name, value in given.items()}
     with pytest.raises(kind) as refused:
-        examine(check(FLOW, named))
-    assert type(refused.value) is kind
+        examine(check(FLOW, named), FLOW)
+    assert isinstance(refused.value, kind)
     assert said in str(refused.value)
 
 
 def test_training_prompts_are_refused_where_nothing_is_trained():
-    parameters.refuse_training_prompts("")
-    with pytest.raises(ParameterError, match=r"train_prompts='x.jsonl': this notebook trains nothing"):
-        parameters.refuse_training_prompts("x.jsonl")
+    with pytest.raises(ParameterError, match=r"train_prompts='x.jsonl': 2_1_information_flow trains nothing"):
+        examine(check(FLOW, {"train_prompts": "x.jsonl"}), FLOW)
+
+
+def test_a_negative_token_budget_is_refused_before_it_starts():
+    with pytest.raises(ParameterError, match="batch_tokens=-1: give tokens per batch, or 0 to choose"):
+        examine(check(FLOW, {"batch_tokens": -1}), FLOW)
+
+
+def test_what_a_prompts_file_overrides_is_not_in_the_key(tmp_path):
+    line = '{"demonstrations": [{"text": "dull", "label": 0}], "query": {"text": "fresh", "label": 1}}'
+    (tmp_path / "prompts.jsonl").write_text(line + "\n")
+    given = {"prompts": str(tmp_path / "prompts.jsonl")}
+    assert key({**given, "shots": 2, "seeds": [7]}) == key(given)
+    random = {**given, "label_words": "random"}
+    assert key({**random, "seeds": [7]}) != key(random)

@@ -280,15 +280,17 @@ def test_rows_that_would_need_an_unreachable_hub_are_refused_at_once(tmp_path, m
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
     message = (
         "rows of task 'sst2' (stanfordnlp/sst2 on the hub) are not on this machine, and the hub cannot be reached. "
-        "Give files with data=FILE and pool=FILE, or connect once to fetch them."
+        "Give files with data=FILE and pool=FILE (the same file will do), or connect once to fetch them."
     )
     with pytest.raises(MissingRowsError, match=re.escape(message)):
         rows.load(SST2, split=split)
 
 
 def test_emo_needs_a_file_even_with_a_hub():
-    with pytest.raises(MissingRowsError, match=r"task 'emo' has no rows on the hub .*; give a file with data=FILE\."):
-        rows.check_hub(EMO)
+    with pytest.raises(
+        MissingRowsError, match=r"task 'emo' has no rows on the hub .*; give files with data=FILE and pool=FILE"
+    ):
+        rows.hub_fingerprint(EMO)
 
 
 # --- the toy's own rows

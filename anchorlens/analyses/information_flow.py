@@ -58,7 +58,7 @@ def mean_flows(
 
 
 def averaging(batch: Batch, dtype: torch.dtype) -> Float[Tensor, "batch flow query key"]:
-    """1 / (number of cells) on the cells of each flow, 0 elsewhere; a flow without cells has mean 0.
+    """1 / (number of cells) on the cells of each flow, 0 elsewhere.
 
     In ``dtype``, but at least float32: half precision cannot count the cells of a long prompt.
     """
@@ -94,7 +94,7 @@ def information_flow(model: Lens, batches: Iterable[Batch]) -> pd.DataFrame:
         label word has the largest logit.
 
     Raises:
-        PromptError: if a prompt has no gold class.
+        PromptError: if a prompt has no gold class or no demonstrations.
         FloatingPointError: if logits or saliency are not finite.
 
     Source:
@@ -144,6 +144,11 @@ def _backward(model: Lens, batch: Batch, keep) -> Float[Tensor, "batch label"]:
         raise PromptError(
             f"examples {missing} have no gold class, and saliency is the gradient of the loss against it. "
             "Give every query a label."
+        )
+    if batch.anchors.shape[1] == 0:
+        raise PromptError(
+            f"examples {batch.example.tolist()} have no demonstrations, so there are no label words that information "
+            "could flow to. Give each prompt at least one."
         )
 
     def consume(layer: int, pattern: Tensor, grad: Tensor) -> None:
