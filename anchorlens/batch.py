@@ -4,7 +4,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -149,6 +149,24 @@ class Session:
     def write(self, frame: pd.DataFrame, columns: Mapping[str, str], name: str = "results") -> None:
         """Store one table, checked against its analysis' COLUMNS."""
         self.target.write(frame, columns, name)
+
+    def gather(self, frames: Iterable[pd.DataFrame], columns: Mapping[str, str], name: str = "results") -> pd.DataFrame:
+        """Store a table that comes in parts, sorted by seed and example, and return it.
+
+        Each part is written as it comes, so that rows so far are in the folder whatever happens; when all are there the
+        parts give way to the whole.
+        """
+        parts, paths = [], []
+        for frame in frames:
+            paths.append(self.target.write(frame, columns, f"{name}-{len(parts):05d}"))
+            parts.append(frame)
+        if not parts:
+            raise store.StoreError(f"table {name!r} has no rows: there were no prompts.")
+        whole = pd.concat(parts).sort_values(["seed", "example"], kind="stable", ignore_index=True)
+        self.target.write(whole, columns, name)
+        for path in paths:
+            path.unlink()
+        return whole
 
     def finish(self, *, left_out: int = 0) -> Path:
         """Complete the run, and say where it is (under a runner: will be); ``left_out`` counts prompts too long."""

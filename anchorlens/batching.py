@@ -1,14 +1,16 @@
-"""Prompts of similar length as padded tensors."""
+"""Prompts as padded tensors: whole, or grouped by the demonstrations that they share."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from anchorlens.prompts import Prompt
+from anchorlens.prompts import Prompt, PromptError, Role
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,12 @@ class Batch:
     def to(self, device: str | torch.device) -> "Batch":
         """The same batch on ``device``."""
         return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+
+    def without(self, examples: Iterable[int]) -> "Batch | None":
+        """The batch without some prompts; None if none is left."""
+        left_out = set(examples)
+        kept = torch.tensor([example not in left_out for example in self.example.tolist()], device=self.example.device)
+        return replace(self, **{name: value[kept] for name, value in vars(self).items()}) if kept.any() else None
 
 
 def collate(prompts: Sequence[Prompt], pad: int = 0) -> Batch:
@@ -64,3 +72,128 @@ def batches(prompts: Iterable[Prompt], size: Callable[[int], int]) -> list[Batch
             made.append(collate(group[:n]))
             del group[:n]
     return made
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """Left-padded queries of one group: the target of each is its last token. ``gold`` is -1 where it is not known."""
+
+    tokens: Int[Tensor, "batch pos"]
+    mask: Int[Tensor, "batch pos"]  # 0: padding
+    gold: Int[Tensor, " batch"]
+    example: Int[Tensor, " batch"]
+
+    def to(self, device: str | torch.device) -> "Queries":
+        """The same queries on ``device``."""
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Prompts of one seed that begin with the same demonstrations, token for token, so that these are run once.
+
+    What is said of the first prompt's demonstrations holds for all; positions count from 0 in each prompt.
+    """
+
+    prompts: tuple[Prompt, ...]
+
+    @cached_property
+    def length(self) -> int:
+        """Tokens before the query."""
+        return _query_start(self.prompts[0])
+
+    @property
+    def tokens(self) -> Int[Tensor, "1 pos"]:
+        """Tokens of the demonstrations."""
+        return torch.tensor([self.prompts[0].ids[: self.length]])
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Their roles."""
+        return self.prompts[0].roles[: self.length]
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """To which demonstration each belongs."""
+        return self.prompts[0].parts[: self.length]
+
+    @property
+    def anchors(self) -> Int[Tensor, " demo"]:
+        """Position of each demonstration's label word."""
+        return torch.tensor(self.prompts[0].anchors)
+
+    @property
+    def anchor_classes(self) -> Int[Tensor, " demo"]:
+        """Its class."""
+        return torch.tensor(self.prompts[0].anchor_classes)
+
+    @property
+    def labels(self) -> Int[Tensor, " label"]:
+        """Token of each class's label word."""
+        return torch.tensor(self.prompts[0].labels)
+
+    @property
+    def seed(self) -> int:
+        """The draw of the demonstrations (-1: fixed by a file)."""
+        return self.prompts[0].seed
+
+    def chance(self, *purpose: object) -> torch.Generator:
+        """A generator for one purpose, the same whenever these demonstrations are drawn by this seed."""
+        digest = hashlib.sha256(repr((self.seed, self.prompts[0].ids[: self.length], *purpose)).encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:4]))
+
+    def without(self, examples: Iterable[int]) -> "Group | None":
+        """The group without some prompts; None if none is left."""
+        left_out = set(examples)
+        left = tuple(prompt for prompt in self.prompts if prompt.example not in left_out)
+        return Group(left) if left else None
+
+    def queries(self, size: Callable[[int], int], *, padding: bool = True, pad: int = 0) -> list[Queries]:
+        """Batches of queries of similar length, longest first; ``size`` tells how many of a length fit.
+
+        With ``padding=False`` a batch holds queries of equal length only.
+        """
+        waiting = sorted(self.prompts, key=lambda prompt: -len(prompt.ids))  # stable: equal lengths keep their order
+        made = []
+        while waiting:
+            longest = len(waiting[0].ids)
+            n = max(1, size(longest - self.length))
+            if not padding:
+                n = min(n, sum(len(prompt.ids) == longest for prompt in waiting))
+            made.append(self._padded(waiting[:n], longest - self.length, pad))
+            del waiting[:n]
+        return made
+
+    def _padded(self, prompts: Sequence[Prompt], width: int, pad: int) -> Queries:
+        ids = [prompt.ids[self.length :] for prompt in prompts]
+        return Queries(
+            tokens=torch.tensor([[*[pad] * (width - len(each)), *each] for each in ids]),
+            mask=torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in ids]),
+            gold=torch.tensor([-1 if prompt.gold is None else prompt.gold for prompt in prompts]),
+            example=torch.tensor([prompt.example for prompt in prompts]),
+        )
+
+
+def groups(prompts: Iterable[Prompt]) -> list[Group]:
+    """Prompts grouped by seed and demonstrations, in the order in which these first appear.
+
+    Raises:
+        PromptError: for prompts without demonstrations, or whose label words coincide.
+    """
+    found: dict[tuple, list[Prompt]] = defaultdict(list)
+    for prompt in prompts:
+        if not prompt.anchors:
+            raise PromptError(f"example {prompt.example} has no demonstrations; give each prompt at least one.")
+        if len(set(prompt.anchors)) < len(prompt.anchors):
+            raise PromptError(
+                f"example {prompt.example}: anchors coincide at positions {list(prompt.anchors)}; each demonstration "
+                "needs a label word of its own."
+            )
+        start = _query_start(prompt)
+        shared = (prompt.ids[:start], prompt.roles[:start], prompt.parts[:start], prompt.anchors, prompt.anchor_classes)
+        found[(prompt.seed, prompt.labels, *shared)].append(prompt)
+    return [Group(tuple(each)) for each in found.values()]
+
+
+def _query_start(prompt: Prompt) -> int:
+    return prompt.parts.index(prompt.parts[-1])

@@ -1,9 +1,9 @@
 """Where to intervene, what to do there, and for how long.
 
-``Site`` names an activation. An *edit* (``Isolate``, ``Scale``, ``Inject``) is a small frozen value that knows its site
-and maps an activation to a new one, leaving the old as it was. ``editing``, ``capturing`` and ``differentiating``
-install hooks for the length of a ``with`` block and always remove them. All of them nest: an inner block sees what the
-outer one produced.
+``Site`` names an activation. An *edit* (``Isolate``, ``Silence``, ``Scale``, ``Inject``) is a small frozen value that
+knows its site and maps an activation to a new one, leaving the old as it was. ``editing``, ``capturing``, ``watching``
+and ``differentiating`` install hooks for the length of a ``with`` block and always remove them. All of them nest: an
+inner block sees what the outer one produced.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -24,6 +24,10 @@ class Site(StrEnum):
     SCORES = "attn.hook_attn_scores"  # [batch head query key], before the softmax
     PATTERN = "attn.hook_pattern"  # [batch head query key], rows sum to 1
     RESID_PRE = "hook_resid_pre"  # [batch pos d_model]
+    QUERIES = "attn.hook_q"  # [batch pos head d_head]
+    KEYS = "attn.hook_k"  # [batch pos kv_head d_head]
+    ROTATED_QUERIES = "attn.hook_rot_q"  # the same after rotation, where positions are rotary
+    ROTATED_KEYS = "attn.hook_rot_k"
 
     def at(self, layer: int) -> str:
         """The full hook name at ``layer`` (from 0)."""
@@ -45,6 +49,15 @@ def _within(edit: Edit, positions: Tensor, act: Tensor) -> None:
         raise ValueError(
             f"{type(edit).__name__} names position {int(positions.min())} to {int(positions.max())} in prompts of "
             f"{act.shape[-1]} tokens: positions count from 0 in each prompt."
+        )
+
+
+def _whole(edit: Edit, act: Tensor) -> None:
+    """Refuse a pattern of queries after remembered tokens, where rows and columns count from different tokens."""
+    if act.shape[-2] != act.shape[-1]:
+        raise ValueError(
+            f"{type(edit).__name__} names rows of whole prompts and met {act.shape[-2]} rows of {act.shape[-1]} "
+            "tokens: apply it where these rows are run, to the demonstrations or to whole prompts."
         )
 
 
@@ -71,20 +84,43 @@ class Isolate:
     def __call__(
         self, scores: Float[Tensor, "batch head query key"], layer: int
     ) -> Float[Tensor, "batch head query key"]:
-        _same_batch(self, self.rows, scores)
-        _within(self, self.rows, scores)
-        pos = torch.arange(scores.shape[-1], device=scores.device)
-        is_row = (pos[None, :, None] == self.rows[:, None, :]).any(-1)  # [batch query]
-        earlier = pos[:, None] > pos[None, :]  # [query key]
-        return scores.masked_fill((is_row[:, :, None] & earlier)[:, None], -torch.inf)
+        return scores.masked_fill(_earlier(self, self.rows, scores)[:, None], -torch.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Silence:
+    """Set A_l(p, i) = 0 for i < p after the softmax: the formula of section 2.2 read literally.
+
+    Unlike ``Isolate``, a row keeps the weight that it had on itself and no longer sums to 1. ``rows`` [batch row].
+    """
+
+    site: ClassVar[Site] = Site.PATTERN
+    rows: Int[Tensor, "batch row"]
+
+    def __call__(
+        self, pattern: Float[Tensor, "batch head query key"], layer: int
+    ) -> Float[Tensor, "batch head query key"]:
+        return pattern.masked_fill(_earlier(self, self.rows, pattern)[:, None], 0.0)
+
+
+def _earlier(
+    edit: Edit, rows: Int[Tensor, "batch row"], act: Float[Tensor, "batch head query key"]
+) -> Bool[Tensor, "batch query key"]:
+    """The cells of the given rows that look at earlier tokens."""
+    _whole(edit, act)
+    _same_batch(edit, rows, act)
+    _within(edit, rows, act)
+    pos = torch.arange(act.shape[-1], device=act.device)
+    is_row = (pos[None, :, None] == rows[:, None, :]).any(-1)  # [batch query]
+    return is_row[:, :, None] & (pos[:, None] > pos[None, :])
 
 
 @dataclass(frozen=True, eq=False)
 class Scale:
     """Multiply A_l(q, p_i) by exp(beta) (section 3.1, equations 9 and 12); the row is not renormalised, as published.
 
-    ``query`` [batch] is the target of each prompt, ``keys`` [batch demo] its anchors, ``log_factor``
-    [layer head demo] is beta, one for every layer of the model.
+    ``query`` [batch] is the row of each prompt's target, ``keys`` [batch demo] are its anchors, ``log_factor``
+    [layer head demo] is beta, one for every layer of the model; one head stands for all.
     """
 
     site: ClassVar[Site] = Site.PATTERN
@@ -98,6 +134,8 @@ class Scale:
         _same_batch(self, self.query, pattern)
         _same_batch(self, self.keys, pattern)
         _within(self, torch.cat([self.query, self.keys.flatten()]), pattern)
+        if self.keys.shape[1] > 1 and (self.keys.sort(-1).values.diff(dim=-1) == 0).any():
+            raise ValueError(f"Scale names a key twice in {self.keys.tolist()}: anchors that coincide have one factor.")
         batch, head = pattern.shape[:2]
         cells = (
             torch.arange(batch, device=pattern.device)[:, None, None],
@@ -105,7 +143,7 @@ class Scale:
             self.query[:, None, None],
             self.keys[:, None, :],
         )
-        factor = self.log_factor[layer].exp().to(pattern.dtype).expand(batch, -1, -1)
+        factor = self.log_factor[layer].exp().to(pattern.dtype).expand(batch, head, -1)
         return pattern * torch.ones_like(pattern).index_put(cells, factor)
 
 
@@ -181,6 +219,21 @@ def capturing(model: Any, site: Site, layers: Iterable[int], *, grad: bool = Fal
 
     with model.hooks(fwd_hooks=[(site.at(layer), partial(keep, layer=layer)) for layer in _checked(model, layers)]):
         yield kept
+
+
+@contextmanager
+def watching(model: Any, site: Site, layers: Iterable[int], consume: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Within the block, each forward pass calls ``consume(layer, activation)``; only what that keeps is kept.
+
+    Raises:
+        ValueError: for a layer that the model does not have.
+    """
+
+    def show(act: Tensor, hook: Any, *, layer: int) -> None:
+        consume(layer, act.detach())
+
+    with model.hooks(fwd_hooks=[(site.at(layer), partial(show, layer=layer)) for layer in _checked(model, layers)]):
+        yield
 
 
 @contextmanager

@@ -1,35 +1,77 @@
-"""The few ways a model is run. For now: whole prompts, in batches sized from free memory."""
+"""The few ways a model is run: whole prompts; demonstrations once, then queries; one-token steps.
 
-from collections.abc import Iterable
-from typing import Any
+Every fast way gives what the plain whole-prompt run gives, up to rounding.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import psutil
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from anchorlens.batching import Batch, batches
-from anchorlens.models import Lens
+from anchorlens.batching import Batch, Group, Queries, batches
+from anchorlens.hooks import Site, capturing
+from anchorlens.models import Lens, Memory, device_of
 from anchorlens.prompts import Prompt
 
-SHARE = 0.5  # of free memory that a backward pass may take
+Part = TypeVar("Part", Group, Batch)
+Result = TypeVar("Result")
+SHARE = 0.5  # of free memory that a pass may take
 ENOUGH = 4096  # tokens; larger batches gain nothing
+TOP = 5  # next tokens that word loyalty compares, as in the paper
+
+
+class NotFiniteError(FloatingPointError):
+    """Answers that are not numbers; ``examples`` are those of the prompts concerned."""
+
+    def __init__(self, message: str, examples: Iterable[int]) -> None:
+        super().__init__(message)
+        self.examples = list(examples)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model answers to some queries.
+
+    ``label_logits`` [batch label]; ``top`` [batch k], the ``k`` likeliest next tokens of the whole vocabulary, the
+    likeliest first; ``gold`` is -1 where it is not known.
+    """
+
+    example: Int[Tensor, " batch"]
+    gold: Int[Tensor, " batch"]
+    label_logits: Float[Tensor, "batch label"]
+    top: Int[Tensor, "batch k"]
+
+    @property
+    def predicted(self) -> Int[Tensor, " batch"]:
+        """The class whose label word has the largest logit."""
+        return self.label_logits.argmax(-1)
+
+
+# --- whole prompts ---
 
 
 def answer(model: Lens, batch: Batch) -> Float[Tensor, "batch label"]:
     """Logits of the label words at each prompt's target; nothing else of the output matrix is computed.
 
     Raises:
-        FloatingPointError: if a logit is not finite; names the prompts.
+        NotFiniteError: if a logit is not finite; names the prompts, and the layer where it begins.
     """
-    logits = model.label_logits(model.at_target(batch.tokens, batch.target), batch.labels)
-    if not logits.isfinite().all():
-        wrong = batch.example[~logits.isfinite().all(-1)].tolist()
-        raise FloatingPointError(
-            f"label logits of examples {wrong} are not finite in {model.cfg.dtype}: "
-            "half precision may have overflowed (use dtype=float32), or the weights hold NaN."
-        )
-    return logits
+    return _finite(model, model.label_logits(model.at_target(batch.tokens, batch.target), batch.labels), batch)
+
+
+def answers(model: Lens, batch: Batch, top: int = TOP) -> Answers:
+    """As ``answer``, with the likeliest next tokens; edits installed around it take effect.
+
+    Raises:
+        NotFiniteError: as ``answer``.
+    """
+    final = model.at_target(batch.tokens, batch.target)
+    logits = _finite(model, model.label_logits(final, batch.labels), batch)
+    return Answers(batch.example, batch.gold, logits, model.all_logits(final).topk(top).indices)
 
 
 def plan(model: Lens, prompts: Iterable[Prompt], batch_tokens: int = 0) -> list[Batch]:
@@ -39,14 +81,7 @@ def plan(model: Lens, prompts: Iterable[Prompt], batch_tokens: int = 0) -> list[
         batch_tokens: tokens per batch, padding included; 0: from free memory, at most ``ENOUGH``. A fixed number gives
             the same batches, and so the same bits, everywhere.
     """
-    if batch_tokens < 0:
-        raise ValueError(f"batch_tokens={batch_tokens}: give tokens per batch, or 0 to choose from free memory.")
-    free = _free_bytes(model.cfg.device)
-
-    def size(length: int) -> int:
-        fits = min(ENOUGH, SHARE * free / bytes_per_token(model.cfg, length))
-        return int((batch_tokens or fits) // length)
-
+    size = _sizing(model, batch_tokens, bytes_per_token)
     return [batch.to(model.cfg.device) for batch in batches(prompts, size)]
 
 
@@ -60,7 +95,191 @@ def bytes_per_token(cfg: Any, length: int) -> float:
     return cfg.n_layers * per_layer * torch.empty(0, dtype=cfg.dtype).element_size()
 
 
+# --- demonstrations once, then queries ---
+
+
+@dataclass(frozen=True, eq=False)
+class Demonstrated:
+    """A group's demonstrations, run once: their memory, and the residual stream [1 pos d_model] before some layers."""
+
+    group: Group
+    memory: Memory
+    resid: dict[int, Tensor]
+
+
+@torch.no_grad()
+def demonstrate(model: Lens, group: Group, resume: Iterable[int] = ()) -> Demonstrated:
+    """Run the demonstrations of a group; ``resume`` are layers from which they will be run anew.
+
+    Edits installed around it take effect. The memory can serve a later backward pass.
+    """
+    tokens = group.tokens.to(device_of(model))
+    with capturing(model, Site.RESID_PRE, resume) as resid:
+        memory = model.remember(tokens, torch.ones_like(tokens))
+    return Demonstrated(group, memory, dict(resid))
+
+
+@torch.no_grad()
+def demonstrate_from(model: Lens, clean: Demonstrated, layer: int) -> Memory:
+    """The memory when the layers from ``layer`` on are run anew, under the edits installed around it.
+
+    An edit that touches no earlier layer leaves everything below ``layer`` as it was. ``clean`` must have been asked to
+    ``resume`` there.
+    """
+    return model.remember_from(layer, clean.resid[layer], clean.memory)
+
+
+def queries(model: Lens, group: Group, batch_tokens: int = 0) -> list[Queries]:
+    """Batches of a group's queries, on the model's device; ``batch_tokens`` as in ``plan`` (demonstrations apart)."""
+    size = _sizing(model, batch_tokens, lambda cfg, length: bytes_per_query_token(cfg, length, group.length))
+    made = group.queries(size, padding=model.pads_exactly)
+    return [each.to(device_of(model)) for each in made]
+
+
+def respond(
+    model: Lens,
+    group: Group,
+    memory: Memory,
+    asked: Queries,
+    *,
+    top: int = TOP,
+    start: int = 0,
+    resid: Float[Tensor, "batch pos d_model"] | None = None,
+) -> Answers:
+    """Answers to queries after remembered demonstrations; with ``start`` from the residual stream before that layer.
+
+    Raises:
+        NotFiniteError: if a label logit is not finite; names the prompts, and the layer where it begins.
+    """
+    final = model.read(memory, asked.tokens, asked.mask, start=start, resid=resid)
+    labels = group.labels.to(final.device).expand(len(final), -1)
+    logits = _finite(model, model.label_logits(final, labels), asked, group)
+    return Answers(asked.example, asked.gold, logits, model.all_logits(final).topk(top).indices)
+
+
+def bytes_per_query_token(cfg: Any, length: int, before: int) -> float:
+    """Memory that one token of a query of ``length`` takes after ``before`` remembered ones, without gradients.
+
+    What is alive at one time within a layer: the MLP's activations, scores and pattern, and keys and values with those
+    of the memory in front.
+    """
+    ratio = (before + length) / length
+    mlp = cfg.d_mlp or 4 * cfg.d_model
+    alive = 8 * cfg.d_model + 2 * mlp + 3 * cfg.n_heads * (before + length) + 4 * ratio * cfg.n_heads * cfg.d_head
+    return alive * torch.empty(0, dtype=cfg.dtype).element_size()
+
+
+# --- one-token steps ---
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Queries run up to their last token: what remains is one step of one token each.
+
+    ``memory`` holds demonstrations and queries [batch pos]; ``last`` [batch 1] is the last token of each.
+    """
+
+    group: Group
+    memory: Memory
+    last: Int[Tensor, "batch 1"]
+    gold: Int[Tensor, " batch"]
+    example: Int[Tensor, " batch"]
+
+    def row(self, index: int) -> "Prepared":
+        """One prompt alone, without padding."""
+        one = slice(index, index + 1)
+        return Prepared(self.group, self.memory.row(index), self.last[one], self.gold[one], self.example[one])
+
+
+@torch.no_grad()
+def prepare(model: Lens, group: Group, memory: Memory, asked: Queries) -> Prepared:
+    """Run all but the last token of each query; what re-weighting changes lies in the last token's row alone."""
+    if asked.tokens.shape[1] > 1:
+        memory = model.remember(asked.tokens[:, :-1], asked.mask[:, :-1], after=memory)
+    return Prepared(group, memory, asked.tokens[:, -1:], asked.gold, asked.example)
+
+
+def step(model: Lens, prepared: Prepared) -> Float[Tensor, "batch label"]:
+    """Label logits from the last token alone, under the edits installed around it; differentiable.
+
+    In the patterns that an edit meets here, the target is row 0 and the columns are those of the memory.
+    """
+    final = model.read(prepared.memory, prepared.last, torch.ones_like(prepared.last))
+    labels = prepared.group.labels.to(final.device).expand(len(final), -1)
+    return _finite(model, model.label_logits(final, labels), prepared, prepared.group)
+
+
+# --- many prompts ---
+
+
+def each(analysis: Callable[[Part], Result], parts: Iterable[Part]) -> Iterator[Result]:
+    """``analysis`` of one part after the other.
+
+    Raises:
+        NotFiniteError: after the result for all other prompts of the part where it happens, so that none is lost.
+    """
+    for part in parts:
+        try:
+            yield analysis(part)
+        except NotFiniteError as error:
+            rest = part.without(error.examples)
+            while rest is not None:
+                try:
+                    yield analysis(rest)
+                    break
+                except NotFiniteError as another:
+                    rest = rest.without(another.examples)
+            raise error
+
+
+def _sizing(model: Lens, batch_tokens: int, need: Callable[[Any, int], float]) -> Callable[[int], int]:
+    """How many prompts of a length make a batch."""
+    if batch_tokens < 0:
+        raise ValueError(f"batch_tokens={batch_tokens}: give tokens per batch, or 0 to choose from free memory.")
+    free = _free_bytes(model.cfg.device)
+
+    def size(length: int) -> int:
+        fits = min(ENOUGH, SHARE * free / need(model.cfg, length))
+        return int((batch_tokens or fits) // length)
+
+    return size
+
+
 def _free_bytes(device: str | torch.device | None) -> int:
     if torch.device(device or "cpu").type == "cuda":
         return torch.cuda.mem_get_info(torch.device(device or "cuda"))[0]
     return psutil.virtual_memory().available
+
+
+def _finite(model: Lens, logits: Tensor, asked: Batch | Queries | Prepared, group: Group | None = None) -> Tensor:
+    """``logits``, if they are numbers."""
+    good = logits.isfinite().all(-1)
+    if not good.all():
+        wrong, begins = asked.example[~good].tolist(), _begins(model, asked, ~good, group)
+        raise NotFiniteError(
+            f"label logits of examples {wrong} are not finite in {model.cfg.dtype}, {begins}: "
+            "half precision may have overflowed (use dtype=float32), or the weights hold NaN.",
+            wrong,
+        )
+    return logits
+
+
+@torch.no_grad()
+def _begins(model: Lens, asked: Batch | Queries | Prepared, wrong: Tensor, group: Group | None) -> str:
+    """In which layer the first wrong prompt, run whole, stops being finite; under the edits that are installed."""
+    first = int(wrong.nonzero()[0])
+    if isinstance(asked, Batch):
+        tokens = asked.tokens[first, : int(asked.target[first]) + 1]
+    else:
+        assert group is not None
+        (prompt,) = [each for each in group.prompts if each.example == int(asked.example[first])]
+        tokens = torch.tensor(prompt.ids, device=device_of(model))
+    last = len(tokens) - 1
+    with capturing(model, Site.RESID_PRE, range(model.cfg.n_layers)) as resid:
+        final = model.at_target(tokens[None], torch.tensor([last], device=tokens.device))
+    bad = [layer for layer, each in resid.items() if not each.isfinite().all()]
+    if bad:
+        return f"first after layer {bad[0] - 1} (from 0)" if bad[0] else "from the embedding on"
+    if not final.isfinite().all():
+        return f"first after layer {model.cfg.n_layers - 1} (from 0)"
+    return "with finite activations in every layer of the plain run: it begins in the output matrix or under an edit"

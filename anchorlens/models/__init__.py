@@ -1,89 +1,28 @@
-"""Load a model by name, behind one small protocol. The only module that imports transformer_lens.
+"""Load a model by name, behind one small protocol. The only package module that imports transformer_lens.
 
 Weights are never processed: transformer-lens' defaults fold value biases, which leaves logits as they are but changes
 every gradient and edit of an attention pattern (by up to 8 % of the saliency on the paper's models).
 """
 
-import json
-import logging
-import tempfile
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from safetensors import SafetensorError
 from torch import Tensor
 
 from anchorlens import preflight
 from anchorlens.hooks import Isolate, Scale, editing
+from anchorlens.models.hooked import Hooked, convert
+from anchorlens.models.protocol import Lens, Memory, device_of
 from anchorlens.preflight import Checkpoint, ModelError
+
+__all__ = ["Hooked", "Lens", "Memory", "device_of", "load"]
 
 # Against the plain Hugging Face run, relative to its largest logit. Observed: float32 1e-6; float64 1e-15 for GPT-2 and
 # 1e-7 for GPT-J and GPT-NeoX, where Hugging Face computes attention or rotary angles in float32 all the same.
 _AGREEMENT = {"float64": 1e-6, "float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
-
-
-@runtime_checkable
-class Lens(Protocol):
-    """What the analyses ask of a model, whatever backend runs it."""
-
-    cfg: Any  # n_layers, n_heads, d_model, d_head, n_ctx, d_vocab, device, dtype
-    tokenizer: Any
-    checkpoint: Checkpoint
-
-    def hooks(self, fwd_hooks: Sequence = (), bwd_hooks: Sequence = ()) -> AbstractContextManager:
-        """Install hooks, by name, for the length of a ``with`` block."""
-        ...
-
-    def __call__(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocabulary"]:
-        """Logits at every position: the plain run, which every faster way is tested against."""
-        ...
-
-    def at_target(
-        self, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch d_model"]:
-        """What the output matrix reads at ``target``: the last residual stream after the final norm."""
-        ...
-
-    def label_logits(
-        self, final: Float[Tensor, "batch d_model"], labels: Int[Tensor, "batch label"]
-    ) -> Float[Tensor, "batch label"]:
-        """Logits of the given tokens alone, from what ``at_target`` gives."""
-        ...
-
-
-class Hooked:
-    """A ``HookedTransformer`` with frozen, unprocessed weights, as a ``Lens``."""
-
-    def __init__(self, model: Any, tokenizer: Any, checkpoint: Checkpoint) -> None:
-        self.model, self.tokenizer, self.checkpoint = model, tokenizer, checkpoint
-        self.cfg = model.cfg
-
-    def hooks(self, fwd_hooks: Sequence = (), bwd_hooks: Sequence = ()) -> AbstractContextManager:
-        return self.model.hooks(fwd_hooks=list(fwd_hooks), bwd_hooks=list(bwd_hooks))
-
-    def __call__(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocabulary"]:
-        return self.model(tokens)
-
-    def at_target(
-        self, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch d_model"]:
-        resid = self.model(tokens, stop_at_layer=self.cfg.n_layers)
-        row = resid[torch.arange(len(target), device=resid.device), target]
-        return self.model.ln_final(row[:, None])[:, 0]
-
-    def label_logits(
-        self, final: Float[Tensor, "batch d_model"], labels: Int[Tensor, "batch label"]
-    ) -> Float[Tensor, "batch label"]:
-        unembed = self.model.unembed
-        columns = unembed.W_U[:, labels]  # [d_model batch label]
-        logits = torch.einsum("bd,dbl->bl", final, columns) + unembed.b_U[labels]
-        cap = getattr(self.cfg, "output_logits_soft_cap", -1.0)
-        return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
 
 def load(
@@ -116,10 +55,11 @@ def load(
     if random_seed is not None:
         checkpoint = Checkpoint(checkpoint.name, checkpoint.folder, checkpoint.revision, random_seed)
     plain, tokenizer = _hugging_face(checkpoint, getattr(torch, dtype))
-    model = Hooked(_hooked_transformer(checkpoint, plain, device, getattr(torch, dtype)), tokenizer, checkpoint)
+    model = Hooked(convert(checkpoint, plain, device, getattr(torch, dtype)), tokenizer, checkpoint)
     with torch.no_grad():
         _check_logits(model, plain, dtype)
         _check_edits(model)
+        _check_memory(model, dtype)
     return model
 
 
@@ -150,42 +90,6 @@ def _hugging_face(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, Any]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"model {checkpoint.name!r}: Hugging Face cannot load {folder}: {error}") from error
     return plain.eval().requires_grad_(False), tokenizer
-
-
-def _hooked_transformer(checkpoint: Checkpoint, plain: Any, device: str, dtype: torch.dtype) -> Any:
-    from transformer_lens import HookedTransformer
-    from transformer_lens import loading_from_pretrained as loading
-
-    logging.getLogger("transformer_lens").setLevel(logging.ERROR)
-    config = plain.config.to_dict()
-    if config.get("n_ctx") is None and "n_positions" in config:
-        config["n_ctx"] = config["n_positions"]  # GPT-2 configs saved by transformers 5 leave it out
-    with tempfile.TemporaryDirectory() as folder:  # transformer-lens reads the config from disk
-        (Path(folder) / "config.json").write_text(json.dumps(config, default=str))
-        try:
-            cfg = loading.get_pretrained_model_config(folder, hf_cfg=config, fold_ln=False, device=device, dtype=dtype)
-        except (NotImplementedError, KeyError, AttributeError, ValueError) as error:
-            raise ModelError(
-                f"model {checkpoint.name!r}: transformer-lens does not know its architecture "
-                f"{config.get('architectures')}: {type(error).__name__}: {error}"
-            ) from error
-        state = loading.get_pretrained_state_dict(folder, cfg, plain, dtype=dtype)
-    cfg.tokenizer_name = None  # prompts come as tokens; a tokenizer of its own would add start tokens and padding rules
-    rotary = config.get("rope_parameters") or {}
-    if cfg.positional_embedding_type == "rotary" and "rope_theta" in rotary:
-        cfg.rotary_base = rotary["rope_theta"]  # transformer-lens 3.9 assumes 10000 for GPT-NeoX
-    with warnings.catch_warnings():  # its successor differs from it in ways that matter here, so the notice is no news
-        warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
-        model = HookedTransformer(cfg)
-    model.load_and_process_state_dict(
-        state,
-        fold_ln=False,
-        center_writing_weights=False,
-        center_unembed=False,
-        fold_value_biases=False,
-        refactor_factored_attn_matrices=False,
-    )
-    return model.eval().requires_grad_(False)
 
 
 def _probe(model: Hooked) -> Int[Tensor, "1 pos"]:
@@ -222,3 +126,19 @@ def _check_edits(model: Hooked) -> None:
                 f"model {model.checkpoint.name!r}: editing attention {what} has no effect on its logits; "
                 "its hooks are ignored, so interventions would silently do nothing."
             )
+
+
+def _check_memory(model: Hooked, dtype: str) -> None:
+    """Queries answered after remembered demonstrations must get the answers of the whole prompt."""
+    tokens = _probe(model).to(model.cfg.device)
+    n, ones = tokens.shape[1] // 2, torch.ones_like(tokens)
+    memory = model.remember(tokens[:, :n], ones[:, :n])
+    want = model(tokens)[:, -1]
+    got = model.all_logits(model.read(memory, tokens[:, n:], ones[:, n:]))
+    error = ((got - want).abs().max() / want.abs().max()).item()
+    if not error <= _AGREEMENT[dtype]:
+        raise ModelError(
+            f"model {model.checkpoint.name!r}: answers after remembered tokens differ from those of the whole prompt "
+            f"by {error:.1e} of the largest logit (at most {_AGREEMENT[dtype]:.0e} in {dtype}), so its demonstrations "
+            "cannot be run once for many queries."
+        )

@@ -1,0 +1,85 @@
+"""Draw stored results: a frame in, a plotly figure out. Never sees a model or a tensor."""
+
+import base64
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from anchorlens.figures.confusions import agreement, confusion, confusion_sweep
+from anchorlens.figures.costs import cost
+from anchorlens.figures.deep import extraction
+from anchorlens.figures.flow import FLOWS, ROLES, information_flow, roles, saliency_maps
+from anchorlens.figures.loyalty import compression, isolation, isolation_depths
+from anchorlens.figures.training import beta, losses, reweighting
+
+__all__ = [
+    "FLOWS",
+    "ROLES",
+    "agreement",
+    "beta",
+    "compression",
+    "confusion",
+    "confusion_sweep",
+    "cost",
+    "extraction",
+    "has_browser",
+    "information_flow",
+    "isolation",
+    "isolation_depths",
+    "losses",
+    "reweighting",
+    "roles",
+    "saliency_maps",
+    "save",
+    "show",
+]
+
+_MAC_CHROME = Path("/Applications/Google Chrome.app")
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def save(figure: go.Figure, folder: Path, name: str) -> list[Path]:
+    """Write ``<name>.html`` into a run's folder and, where a browser and kaleido are installed, ``<name>.png``.
+
+    The page shares plotly.min.js with all runs of the store, two folders up, and opens from disk without a network.
+    """
+    folder = Path(folder)
+    script = folder.parent.parent / "plotly.min.js"
+    if not script.is_file():
+        with tempfile.NamedTemporaryFile("w", dir=script.parent, delete=False, encoding="utf-8") as file:
+            file.write(get_plotlyjs())
+        Path(file.name).chmod(0o644)
+        Path(file.name).replace(script)  # at once: others share it
+    paths = [folder / f"{name}.html"]
+    figure.write_html(paths[0], include_plotlyjs="../../plotly.min.js", full_html=True)
+    if has_browser():
+        paths.append(folder / f"{name}.png")
+        figure.write_image(paths[-1], scale=2)
+    return paths
+
+
+def show(figure: go.Figure, folder: Path, name: str) -> None:
+    """``save`` the figure and show it in a notebook: live in JupyterLab, elsewhere as the PNG where there is one.
+
+    plotly's own renderers would draw the PNG a second time, or write 5 MB of script into every notebook.
+    """
+    from IPython.display import display
+
+    shown = {"application/vnd.plotly.v1+json": json.loads(figure.to_json() or "{}")}
+    for path in save(figure, folder, name):
+        if path.suffix == ".png":
+            shown["image/png"] = base64.b64encode(path.read_bytes()).decode()
+    display(shown, raw=True)
+
+
+def has_browser() -> bool:
+    """Whether figures can be drawn as PNG: kaleido and a Chromium or Chrome are there."""
+    try:
+        import kaleido  # noqa: F401
+    except ImportError:
+        return False
+    return any(shutil.which(name) for name in _BROWSERS) or _MAC_CHROME.exists()

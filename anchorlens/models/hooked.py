@@ -1,0 +1,208 @@
+"""``HookedTransformer`` as a ``Lens``, with frozen, unprocessed weights."""
+
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from anchorlens.hooks import Site
+from anchorlens.models.protocol import Memory
+from anchorlens.preflight import Checkpoint, ModelError
+
+
+class Hooked:
+    """A ``HookedTransformer`` as a ``Lens``; its methods are documented there.
+
+    Keys of a rotary model are remembered before their rotation: transformer-lens rotates them at each use by their
+    place in the cache.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, checkpoint: Checkpoint) -> None:
+        self.model, self.tokenizer, self.checkpoint = model, tokenizer, checkpoint
+        self.cfg = model.cfg
+
+    def hooks(self, fwd_hooks: Sequence = (), bwd_hooks: Sequence = ()) -> AbstractContextManager:
+        return self.model.hooks(fwd_hooks=list(fwd_hooks), bwd_hooks=list(bwd_hooks))
+
+    def __call__(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocabulary"]:
+        return self.model(tokens)
+
+    def at_target(
+        self, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch d_model"]:
+        resid = self.model(tokens, stop_at_layer=self.cfg.n_layers)
+        row = resid[torch.arange(len(target), device=resid.device), target]
+        return self._final(row[:, None])
+
+    def _final(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch d_model"]:
+        """The last position after the final norm."""
+        last = resid[:, -1:]
+        return (last if self.cfg.normalization_type is None else self.model.ln_final(last))[:, 0]
+
+    def label_logits(
+        self, final: Float[Tensor, "batch d_model"], labels: Int[Tensor, "batch label"]
+    ) -> Float[Tensor, "batch label"]:
+        unembed = self.model.unembed
+        columns = unembed.W_U[:, labels]  # [d_model batch label]
+        return self._capped(torch.einsum("bd,dbl->bl", final, columns) + unembed.b_U[labels])
+
+    def all_logits(self, final: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch vocabulary"]:
+        unembed = self.model.unembed  # its own forward would copy all of W_U
+        return self._capped(final @ unembed.W_U + unembed.b_U)
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        cap = getattr(self.cfg, "output_logits_soft_cap", -1.0)
+        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+    def remember(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], after: Memory | None = None
+    ) -> Memory:
+        cache = self._cache(after, len(tokens), frozen=False)
+        with self._shifted(after, mask):
+            self.model(tokens, attention_mask=mask, past_kv_cache=cache, stop_at_layer=self.cfg.n_layers)
+        return Memory(
+            tuple(entry.past_keys for entry in cache.entries),
+            tuple(entry.past_values for entry in cache.entries),
+            cache.previous_attention_mask,
+            after.shift if after else 0,
+        )
+
+    def remember_from(self, layer: int, resid: Float[Tensor, "1 pos d_model"], below: Memory) -> Memory:
+        n_layers = self.cfg.n_layers
+        cache = self._cache(None, 1, frozen=False)
+        self.model(resid, start_at_layer=layer, stop_at_layer=n_layers, past_kv_cache=cache, attention_mask=below.mask)
+        above = cache.entries[layer:]
+        return Memory(
+            below.keys[:layer] + tuple(entry.past_keys for entry in above),
+            below.values[:layer] + tuple(entry.past_values for entry in above),
+            below.mask,
+            below.shift,
+        )
+
+    def read(
+        self,
+        memory: Memory,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch pos"],
+        *,
+        start: int = 0,
+        resid: Float[Tensor, "batch pos d_model"] | None = None,
+    ) -> Float[Tensor, "batch d_model"]:
+        cache = self._cache(memory, len(tokens), frozen=True)
+        given: dict[str, Any] = {"past_kv_cache": cache, "stop_at_layer": self.cfg.n_layers}
+        if start:
+            whole = torch.cat([cache.previous_attention_mask, mask], dim=1)
+            return self._final(self.model(resid, start_at_layer=start, attention_mask=whole, **given))
+        with self._shifted(memory, mask):
+            return self._final(self.model(tokens, attention_mask=mask, **given))
+
+    def keep(self, memory: Memory, kept: Int[Tensor, " kept"], first: int) -> Memory:
+        kind = self.cfg.positional_embedding_type
+        if kind not in ("standard", "rotary") or self.cfg.use_local_attn:
+            local = " with local attention" if self.cfg.use_local_attn else ""
+            raise ValueError(
+                f"model {self.checkpoint.name!r} has positions of kind {kind!r}{local}: keeping some tokens alone is "
+                "exact for learned and rotary positions without local attention only."
+            )
+        keys = tuple(each[:, kept] for each in memory.keys)
+        values = tuple(each[:, kept] for each in memory.values)
+        mask, places = memory.mask[:, kept], torch.arange(len(kept), device=kept.device)
+        if kind == "standard":  # the next token would stand at len(kept)
+            return Memory(keys, values, mask, first - len(kept))
+        # Scores depend on distances alone, and transformer-lens will place kept token j at j and the next at len(kept).
+        by = kept - places + len(kept) - first
+        turned = [_turned(key, by, block.attn) for key, block in zip(keys, self.model.blocks, strict=True)]
+        return Memory(tuple(turned), values, mask)
+
+    @property
+    def pads_exactly(self) -> bool:
+        counted = self.cfg.use_local_attn or getattr(self.cfg, "use_logn_attn", False)
+        return self.cfg.positional_embedding_type in ("standard", "rotary") and not counted
+
+    @property
+    def attention_sites(self) -> tuple[Site, Site]:
+        rotary = self.cfg.positional_embedding_type == "rotary"
+        return (Site.ROTATED_QUERIES, Site.ROTATED_KEYS) if rotary else (Site.QUERIES, Site.KEYS)
+
+    def _cache(self, memory: Memory | None, batch: int, *, frozen: bool) -> Any:
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache as Cache
+        from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry as Entry
+
+        if memory is None:
+            return Cache.init_cache(self.cfg, self.cfg.device, batch)
+        entries = [
+            Entry(key.expand(batch, -1, -1, -1), value.expand(batch, -1, -1, -1), frozen)
+            for key, value in zip(memory.keys, memory.values, strict=True)
+        ]
+        return Cache(entries, memory.mask.expand(batch, -1), frozen)
+
+    def _shifted(self, memory: Memory | None, mask: Int[Tensor, "batch pos"]) -> AbstractContextManager:
+        """Learned positions that do not follow on those of the memory."""
+        if memory is None or memory.shift == 0:
+            return nullcontext()
+        positions = memory.mask.sum(1, keepdim=True) + (mask.cumsum(1) - 1).clamp(min=0) + memory.shift
+
+        def place(embedded: Tensor, hook: Any, *, learned: Tensor) -> Tensor:
+            return learned[positions]
+
+        return self.hooks(fwd_hooks=[("hook_pos_embed", partial(place, learned=self.model.pos_embed.W_pos))])
+
+
+def _turned(
+    keys: Float[Tensor, "batch pos kv_head d_head"], by: Int[Tensor, " pos"], attention: Any
+) -> Float[Tensor, "batch pos kv_head d_head"]:
+    """Keys as if they had been ``by`` positions later (negative: earlier), before any rotation."""
+    furthest = int(by.abs().max())
+    if furthest >= len(attention.rotary_cos):
+        attention._extend_rotary_embeddings(furthest + 1)  # transformer-lens does so itself when prompts grow
+    scale = attention.rotary_cos[0]  # 1, or the attention factor of stretched positions, which must not count twice
+    cosine = (attention.rotary_cos[by.abs()] / scale)[:, None]
+    sine = (attention.rotary_sin[by.abs()] * by.sign()[:, None] / scale)[:, None]
+    turning, passing = keys.split([attention.cfg.rotary_dim, keys.shape[-1] - attention.cfg.rotary_dim], dim=-1)
+    return torch.cat([turning * cosine + attention.rotate_every_two(turning) * sine, passing], dim=-1).to(keys.dtype)
+
+
+def convert(checkpoint: Checkpoint, plain: Any, device: str, dtype: torch.dtype) -> Any:
+    """A ``HookedTransformer`` with the weights of a Hugging Face model, none of them processed."""
+    from transformer_lens import HookedTransformer
+    from transformer_lens import loading_from_pretrained as loading
+
+    logging.getLogger("transformer_lens").setLevel(logging.ERROR)
+    config = plain.config.to_dict()
+    if config.get("n_ctx") is None and "n_positions" in config:
+        config["n_ctx"] = config["n_positions"]  # GPT-2 configs saved by transformers 5 leave it out
+    with tempfile.TemporaryDirectory() as folder:  # transformer-lens reads the config from disk
+        (Path(folder) / "config.json").write_text(json.dumps(config, default=str))
+        try:
+            cfg = loading.get_pretrained_model_config(folder, hf_cfg=config, fold_ln=False, device=device, dtype=dtype)
+        except (NotImplementedError, KeyError, AttributeError, ValueError) as error:
+            raise ModelError(
+                f"model {checkpoint.name!r}: transformer-lens does not know its architecture "
+                f"{config.get('architectures')}: {type(error).__name__}: {error}"
+            ) from error
+        state = loading.get_pretrained_state_dict(folder, cfg, plain, dtype=dtype)
+    cfg.tokenizer_name = None  # prompts come as tokens; a tokenizer of its own would add start tokens and padding rules
+    rotary = config.get("rope_parameters") or {}
+    if cfg.positional_embedding_type == "rotary" and "rope_theta" in rotary:
+        cfg.rotary_base = rotary["rope_theta"]  # transformer-lens 3.9 assumes 10000 for GPT-NeoX
+    with warnings.catch_warnings():  # its successor differs from it in ways that matter here, so the notice is no news
+        warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
+        model = HookedTransformer(cfg)
+    model.load_and_process_state_dict(
+        state,
+        fold_ln=False,
+        center_writing_weights=False,
+        center_unembed=False,
+        fold_value_biases=False,
+        refactor_factored_attn_matrices=False,
+    )
+    return model.eval().requires_grad_(False)

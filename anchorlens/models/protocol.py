@@ -1,0 +1,133 @@
+"""What the analyses ask of a model, whatever backend runs it."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from anchorlens.hooks import Site
+from anchorlens.preflight import Checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """Keys and values of tokens that were run, for later tokens to attend to; nothing ever writes to them.
+
+    Attributes:
+        keys, values: one tensor [batch pos kv_head d_head] for each layer; what a key holds is the backend's affair.
+        mask: [batch pos], 0 where a token is padding.
+        shift: what is added to the positions of later tokens, where positions are learned (``Lens.keep``).
+    """
+
+    keys: tuple[Float[Tensor, "batch pos kv_head d_head"], ...]
+    values: tuple[Float[Tensor, "batch pos kv_head d_head"], ...]
+    mask: Int[Tensor, "batch pos"]
+    shift: int = 0
+
+    def row(self, index: int) -> "Memory":
+        """What one prompt of a batch remembers, without its padding."""
+        real = self.mask[index].bool()
+        return Memory(
+            tuple(each[index : index + 1, real] for each in self.keys),
+            tuple(each[index : index + 1, real] for each in self.values),
+            self.mask[index : index + 1, real],
+            self.shift,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """How many positions it holds, padding included."""
+        return self.mask.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(each.numel() * each.element_size() for each in (*self.keys, *self.values))
+
+
+@runtime_checkable
+class Lens(Protocol):
+    """A model with frozen, unprocessed weights."""
+
+    cfg: Any  # n_layers, n_heads, d_model, d_head, n_ctx, d_vocab, device, dtype
+    tokenizer: Any
+    checkpoint: Checkpoint
+
+    def hooks(self, fwd_hooks: Sequence = (), bwd_hooks: Sequence = ()) -> AbstractContextManager:
+        """Install hooks, by name, for the length of a ``with`` block."""
+        ...
+
+    def __call__(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocabulary"]:
+        """Logits at every position: the plain run, which every faster way is tested against."""
+        ...
+
+    def at_target(
+        self, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch d_model"]:
+        """What the output matrix reads at ``target``: the last residual stream after the final norm."""
+        ...
+
+    def label_logits(
+        self, final: Float[Tensor, "batch d_model"], labels: Int[Tensor, "batch label"]
+    ) -> Float[Tensor, "batch label"]:
+        """Logits of the given tokens alone, from what ``at_target`` or ``read`` gives."""
+        ...
+
+    def all_logits(self, final: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch vocabulary"]:
+        """Logits of all tokens, likewise."""
+        ...
+
+    def remember(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], after: Memory | None = None
+    ) -> Memory:
+        """Run ``tokens`` (padded on the left, ``mask`` 0 there) after what is remembered, and remember both."""
+        ...
+
+    def remember_from(self, layer: int, resid: Float[Tensor, "1 pos d_model"], below: Memory) -> Memory:
+        """``below`` with the layers from ``layer`` on run anew from the residual stream before that layer."""
+        ...
+
+    def read(
+        self,
+        memory: Memory,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch pos"],
+        *,
+        start: int = 0,
+        resid: Float[Tensor, "batch pos d_model"] | None = None,
+    ) -> Float[Tensor, "batch d_model"]:
+        """As ``at_target`` for the last of ``tokens`` (padded on the left), run after what is remembered.
+
+        A memory of one prompt serves a batch without being copied. With ``start``, only the layers from there on are
+        run, from ``resid``, the residual stream of ``tokens`` before layer ``start``. Nothing is remembered.
+        """
+        ...
+
+    def keep(self, memory: Memory, kept: Int[Tensor, " kept"], first: int) -> Memory:
+        """The memory of some tokens alone (section 3.2); later tokens take positions from ``first`` on.
+
+        Kept tokens keep the positions they had. ``memory`` is of one prompt without padding.
+
+        Raises:
+            ValueError: for a kind of positions for which this is not exact.
+        """
+        ...
+
+    @property
+    def pads_exactly(self) -> bool:
+        """Whether padding between demonstrations and query changes nothing (not so where distances are counted)."""
+        ...
+
+    @property
+    def attention_sites(self) -> tuple[Site, Site]:
+        """Where the queries and keys [batch pos head d_head] are that scores are products of (after rotation)."""
+        ...
+
+
+def device_of(model: Lens) -> torch.device:
+    """The device that prompts must be on."""
+    return torch.device(model.cfg.device or "cpu")

@@ -1,0 +1,88 @@
+"""What the target reads, captured in one pass for every analysis that needs it (sections 2.3 and 3.3)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anchorlens import passes
+from anchorlens.batching import Group
+from anchorlens.hooks import Site, capturing, watching
+from anchorlens.models import Lens, device_of
+from anchorlens.passes import Answers
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """A group's answers and what its targets attend to, on the CPU, in the order of ``group.prompts``.
+
+    Attributes:
+        attention: A_l(q, p_i) summed over heads [query layer demo].
+        layers: the layers of ``queries`` and ``keys``.
+        queries: query vectors at the target, heads concatenated [query layer width]; after rotation where positions are
+            rotary, not divided by the square root of d_head.
+        keys: key vectors at the anchors, likewise [layer demo width]; heads that share a key repeat it.
+    """
+
+    group: Group
+    answers: Answers
+    attention: Float[Tensor, "query layer demo"]
+    layers: tuple[int, ...]
+    queries: Float[Tensor, "query kept width"]
+    keys: Float[Tensor, "kept demo width"]
+
+
+@torch.no_grad()
+def read(model: Lens, group: Group, *, batch_tokens: int = 0, vectors: Iterable[int] = ()) -> Readings:
+    """One pass over a group: its demonstrations once, then its queries.
+
+    Args:
+        batch_tokens: tokens of queries per batch; 0: from free memory.
+        vectors: layers at which query and key vectors are kept.
+
+    Raises:
+        ValueError: for a layer that the model does not have.
+        NotFiniteError: if a label logit is not finite; names the prompts.
+    """
+    layers, every = tuple(vectors), range(model.cfg.n_layers)
+    query_site, key_site = model.attention_sites
+    anchors = group.anchors.to(device_of(model))
+    attention: dict[int, Tensor] = {}
+    queries: dict[int, Tensor] = {}
+
+    def attended(layer: int, pattern: Float[Tensor, "batch head query key"]) -> None:
+        attention[layer] = pattern[:, :, -1].index_select(-1, anchors).sum(1)
+
+    def asked_for(layer: int, every_row: Float[Tensor, "batch query head d_head"]) -> None:
+        queries[layer] = every_row[:, -1].flatten(1)
+
+    with capturing(model, key_site, layers) as kept:
+        demonstrated = passes.demonstrate(model, group)
+    keys = [_concatenated(kept[layer][0, anchors], model.cfg.n_heads) for layer in layers]
+    rows: dict[int, list[Tensor]] = {}
+    for asked in passes.queries(model, group, batch_tokens):
+        with watching(model, Site.PATTERN, every, attended), watching(model, query_site, layers, asked_for):
+            said = passes.respond(model, group, demonstrated.memory, asked)
+        seen = torch.stack([attention[layer] for layer in every], dim=1)
+        kept_queries = [queries[layer] for layer in layers]
+        found = torch.stack(kept_queries, dim=1) if layers else seen.new_zeros(len(seen), 0, 0)
+        columns = [each.cpu() for each in (said.gold, said.label_logits, said.top, seen, found)]
+        rows |= {example: [column[n] for column in columns] for n, example in enumerate(said.example.tolist())}
+    order = [prompt.example for prompt in group.prompts]
+    gold, logits, top, seen, found = (torch.stack([rows[example][i] for example in order]) for i in range(5))
+    none = torch.zeros(0, len(anchors), 0, dtype=seen.dtype)
+    return Readings(
+        group,
+        Answers(torch.tensor(order), gold, logits, top),
+        seen,
+        layers,
+        found,
+        torch.stack(keys).cpu() if keys else none,
+    )
+
+
+def _concatenated(vectors: Float[Tensor, "row kv_head d_head"], heads: int) -> Float[Tensor, "row width"]:
+    """Heads side by side, a key that several heads share once for each of them."""
+    return vectors.repeat_interleave(heads // vectors.shape[1], dim=1).flatten(1)
