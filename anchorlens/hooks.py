@@ -103,9 +103,7 @@ class Silence:
         return pattern.masked_fill(_earlier(self, self.rows, pattern)[:, None], 0.0)
 
 
-def _earlier(
-    edit: Edit, rows: Int[Tensor, "batch row"], act: Float[Tensor, "batch head query key"]
-) -> Bool[Tensor, "batch query key"]:
+def _earlier(edit: Edit, rows: Tensor, act: Tensor) -> Bool[Tensor, "batch query key"]:
     """The cells of the given rows that look at earlier tokens."""
     _whole(edit, act)
     _same_batch(edit, rows, act)

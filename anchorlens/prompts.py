@@ -89,7 +89,7 @@ def write(draft: Draft) -> tuple[str, list[Piece]]:
 
     examples = [*draft.demonstrations, draft.query]
     for part, example in enumerate(examples):
-        say(before, Role.TEMPLATE, part)
+        say(before if example.text else before.rstrip(" "), Role.TEMPLATE, part)  # no blank where no text follows
         say(example.text, Role.TEXT, part)
         say(after, Role.TEMPLATE, part)
         if part < len(draft.demonstrations):

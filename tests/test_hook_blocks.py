@@ -98,7 +98,7 @@ def test_what_was_captured_is_not_changed_by_a_later_pass_or_edit(model, batch, 
         assert kept[layer] is not first[layer], "each pass fills the dict anew"
 
 
-@pytest.mark.parametrize("site", list(Site))
+@pytest.mark.parametrize("site", [site for site in Site if "ROTATED" not in site.name])  # none in this model
 def test_capturing_with_gradients_and_differentiating_agree(model, batch, site):
     with capturing(model, site, LAYERS, grad=True) as kept:
         loss(model, batch).backward()

@@ -73,14 +73,15 @@ def lengths(prompt: Prompt, tokenizer) -> list[int]:
 
 def spoken(draft: Draft) -> list[tuple[str, Role, int]]:
     """The pieces of a prompt as the paper's template says them, independently of ``write``."""
-    before, after = draft.task.template.split("{text}")
+    start, after = draft.task.template.split("{text}")
+    before = {example: start if example.text else start.rstrip() for example in (*draft.demonstrations, draft.query)}
     said = []
     for part, example in enumerate(draft.demonstrations):
         word = draft.task.label_words[example.label or 0]
-        said += [(before, Role.TEMPLATE, part), (example.text, Role.TEXT, part), (after, Role.TEMPLATE, part)]
+        said += [(before[example], Role.TEMPLATE, part), (example.text, Role.TEXT, part), (after, Role.TEMPLATE, part)]
         said += [(word, Role.ANCHOR, part), ("\n", Role.TEMPLATE, part)]
     n = len(draft.demonstrations)
-    return [*said, (before, Role.TEMPLATE, n), (draft.query.text, Role.TEXT, n), (after, Role.TEMPLATE, n)]
+    return [*said, (before[draft.query], Role.TEMPLATE, n), (draft.query.text, Role.TEXT, n), (after, Role.TEMPLATE, n)]
 
 
 # --- properties
