@@ -156,14 +156,26 @@ class Session:
         Each part is written as it comes, so that rows so far are in the folder whatever happens; when all are there the
         parts give way to the whole.
         """
-        parts, paths = [], []
-        for frame in frames:
-            paths.append(self.target.write(frame, columns, f"{name}-{len(parts):05d}"))
-            parts.append(frame)
-        if not parts:
-            raise store.StoreError(f"table {name!r} has no rows: there were no prompts.")
-        whole = pd.concat(parts).sort_values(["seed", "example"], kind="stable", ignore_index=True)
-        self.target.write(whole, columns, name)
+        return self.gather_tables(({name: frame} for frame in frames), {name: columns})[name]
+
+    def gather_tables(
+        self, parts: Iterable[Mapping[str, pd.DataFrame]], columns: Mapping[str, Mapping[str, str]]
+    ) -> dict[str, pd.DataFrame]:
+        """``gather`` for an analysis that gives several tables at once, by name; some parts may lack rows of one."""
+        frames: dict[str, list[pd.DataFrame]] = {name: [] for name in columns}
+        paths = []
+        for n, part in enumerate(parts):
+            for name, frame in part.items():
+                if not frame.empty:
+                    paths.append(self.target.write(frame, columns[name], f"{name}-{n:05d}"))
+                    frames[name].append(frame)
+        whole = {}
+        for name, found in frames.items():
+            if not found:
+                raise store.StoreError(f"table {name!r} has no rows: there were no prompts.")
+            order = [column for column in ("seed", "example") if column in columns[name]]
+            whole[name] = pd.concat(found).sort_values(order, kind="stable", ignore_index=True)
+            self.target.write(whole[name], columns[name], name)
         for path in paths:
             path.unlink()
         return whole

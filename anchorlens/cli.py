@@ -22,6 +22,8 @@ EXIT_CODES = {
     "StoreError": BAD_INPUT,
     "IncompleteModelError": BAD_INPUT,
     "PermissionError": BAD_INPUT,
+    "SettingError": BAD_INPUT,
+    "UndefinedError": BAD_INPUT,
     "MissingRowsError": MISSING,
     "MissingModelError": MISSING,
     "KeyboardInterrupt": INTERRUPTED,

@@ -18,6 +18,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+class SettingError(ValueError):
+    """A setting that this model, or these prompts, do not allow."""
+
+
 class Site(StrEnum):
     """Activations we touch; the names hold for HookedTransformer and TransformerBridge alike."""
 
@@ -172,7 +176,7 @@ def _checked(model: Any, layers: Iterable[int]) -> list[int]:
     wanted = list(layers)
     for layer in wanted:
         if not 0 <= layer < model.cfg.n_layers:
-            raise ValueError(
+            raise SettingError(
                 f"layer {layer}: this model has {model.cfg.n_layers} layers, so it may be 0 to {model.cfg.n_layers - 1}"
             )
     return wanted

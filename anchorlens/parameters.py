@@ -16,11 +16,28 @@ from anchorlens import preflight, rows, tasks
 
 PACKAGE = Path(__file__).parent
 NOTEBOOK_FOLDERS = (PACKAGE / "notebooks", PACKAGE.parent / "notebooks")  # an installed wheel; a checkout
-TRAINING = ("3_1_reweighting",)  # the notebooks that train something
+TRAINING = ("0_tour", "3_1_reweighting")  # the notebooks that train something
 RESERVED = "folder"  # the parameter by which a runner tells the notebook where to write
 _SOURCES = ("model", "backend", "revision", "task", "data", "pool", "prompts", "train_prompts")
 _DRAWS = ("shots", "seeds", "limit", "label_words", "label_token", "as_published", "too_long")
 STANDARD = frozenset((*_SOURCES, *_DRAWS, "device", "dtype", "batch_tokens"))  # what every notebook declares
+CHOICES = {
+    "too_long": ("error", "skip"),
+    "heads": ("sum", "each"),
+    "demonstrations": ("fresh", "shared"),
+    "mask": ("before", "after"),
+    "control": ("seeded", "published"),
+    "against": ("predicted", "gold"),
+    "positions": ("both", "restart", "continue"),
+}  # what a parameter of that name may be, in whichever notebook
+LEAST = {
+    "epochs": (1, "training goes over the examples at least once"),
+    "train_shots": (1, "re-weighting needs at least one training example per class"),
+    "draws": (1, "the random control needs at least one draw"),
+    "n_components": (1, "queries are described by at least one principal component"),
+    "layer": (-1, "layers count from 0, and -1 means two thirds of the depth"),
+    "sets": (0, "0 takes each seed's own prompts"),
+}
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
 
@@ -169,10 +186,17 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
             f"the notebook declares no {', '.join(missing)}: a notebook run by anchorlens has the parameters that all "
             "of them share. Copy the parameters cell of a shipped one."
         )
-    if parameters["too_long"] not in ("error", "skip"):
-        raise ParameterError(f"too_long={parameters['too_long']!r}: it may be 'error' or 'skip'.")
     if parameters["batch_tokens"] < 0:
         raise ParameterError(f"batch_tokens={parameters['batch_tokens']}: give tokens per batch, or 0 to choose.")
+    for name, allowed in CHOICES.items():
+        if name in parameters and parameters[name] not in allowed:
+            values = ", ".join(map(repr, allowed[:-1]))
+            raise ParameterError(f"{name}={parameters[name]!r}: it may be {values} or {allowed[-1]!r}.")
+    for name, (least, why) in LEAST.items():
+        if parameters.get(name, least) < least:
+            raise ParameterError(f"{name}={parameters[name]}: at least {least}, since {why}.")
+    if not parameters.get("learning_rate", 1) > 0:
+        raise ParameterError(f"learning_rate={parameters['learning_rate']}: it must be above 0, or nothing is learned.")
     if parameters["train_prompts"] and notebook.stem not in TRAINING:
         raise ParameterError(
             f"train_prompts={parameters['train_prompts']!r}: {notebook.stem} trains nothing, so leave it empty."

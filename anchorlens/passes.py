@@ -5,7 +5,7 @@ Every fast way gives what the plain whole-prompt run gives, up to rounding.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import psutil
 import torch
@@ -17,7 +17,6 @@ from anchorlens.hooks import Site, capturing
 from anchorlens.models import Lens, Memory, device_of
 from anchorlens.prompts import Prompt
 
-Part = TypeVar("Part", Group, Batch)
 Result = TypeVar("Result")
 SHARE = 0.5  # of free memory that a pass may take
 ENOUGH = 4096  # tokens; larger batches gain nothing
@@ -25,11 +24,25 @@ TOP = 5  # next tokens that word loyalty compares, as in the paper
 
 
 class NotFiniteError(FloatingPointError):
-    """Answers that are not numbers; ``examples`` are those of the prompts concerned."""
+    """Answers that are not numbers; ``examples`` are those of the prompts concerned.
 
-    def __init__(self, message: str, examples: Iterable[int]) -> None:
+    ``kept``: what an analysis has to hand over all the same, where leaving these prompts out would not help it.
+    """
+
+    def __init__(self, message: str, examples: Iterable[int], kept: Any = None) -> None:
         super().__init__(message)
-        self.examples = list(examples)
+        self.examples, self.kept = list(examples), kept
+
+
+@runtime_checkable
+class Parted(Protocol):
+    """What ``each`` runs an analysis on: a group, a batch, or what holds one of them."""
+
+    def without(self, examples: Iterable[int], /) -> Any:
+        """The same without some prompts; None if none is left."""
+
+
+Part = TypeVar("Part", bound=Parted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,17 +232,19 @@ def each(analysis: Callable[[Part], Result], parts: Iterable[Part]) -> Iterator[
         NotFiniteError: after the result for all other prompts of the part where it happens, so that none is lost.
     """
     for part in parts:
-        try:
-            yield analysis(part)
-        except NotFiniteError as error:
-            rest = part.without(error.examples)
-            while rest is not None:
-                try:
-                    yield analysis(rest)
+        rest, first = part, None
+        while rest is not None:
+            try:
+                yield analysis(rest)
+                break
+            except NotFiniteError as error:
+                first = first or error
+                if error.kept is not None:
+                    yield error.kept
                     break
-                except NotFiniteError as another:
-                    rest = rest.without(another.examples)
-            raise error
+                rest = rest.without(error.examples)
+        if first:
+            raise first
 
 
 def _sizing(model: Lens, batch_tokens: int, need: Callable[[Any, int], float]) -> Callable[[int], int]:
@@ -275,8 +290,11 @@ def _begins(model: Lens, asked: Batch | Queries | Prepared, wrong: Tensor, group
         (prompt,) = [each for each in group.prompts if each.example == int(asked.example[first])]
         tokens = torch.tensor(prompt.ids, device=device_of(model))
     last = len(tokens) - 1
-    with capturing(model, Site.RESID_PRE, range(model.cfg.n_layers)) as resid:
-        final = model.at_target(tokens[None], torch.tensor([last], device=tokens.device))
+    try:
+        with capturing(model, Site.RESID_PRE, range(model.cfg.n_layers)) as resid:
+            final = model.at_target(tokens[None], torch.tensor([last], device=tokens.device))
+    except ValueError:  # an edit made for the whole batch does not fit one prompt of it
+        return "in a layer that cannot be told, under an edit made for several prompts"
     bad = [layer for layer, each in resid.items() if not each.isfinite().all()]
     if bad:
         return f"first after layer {bad[0] - 1} (from 0)" if bad[0] else "from the embedding on"

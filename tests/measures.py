@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -38,7 +39,7 @@ class Posed:
     @cached_property
     def flows(self) -> dict[str, list[float]]:
         """Mean saliency of each flow by layer."""
-        frame = information_flow(self.model, self.batches)
+        frame = pd.concat(information_flow(self.model, each) for each in self.batches)
         mean = frame.groupby(["flow", "layer"])["value"].mean()
         return {flow: mean[flow].tolist() for flow in ("S_wp", "S_pq", "S_ww")}
 

@@ -38,6 +38,12 @@ def test_heads_are_summed_before_the_absolute_value():
     torch.testing.assert_close(flow.saliency(pattern, grad), torch.tensor([[[1.0]]]))  # |1.5 - 0.5|
 
 
+def test_with_each_head_by_itself_the_absolute_value_comes_first():
+    pattern = torch.tensor([[[[0.5]], [[0.5]]]])
+    grad = torch.tensor([[[[3.0]], [[-1.0]]]])
+    torch.testing.assert_close(flow.saliency(pattern, grad, "each"), torch.tensor([[[2.0]]]))  # |1.5| + |-0.5|
+
+
 def test_means_of_a_five_token_prompt_with_a_pad():
     # text, label word (1), text, target (3), pad; cell (i, j) holds 10 i + j
     sal = torch.tensor([[[10.0 * i + j for j in range(5)] for i in range(5)]])
@@ -99,8 +105,10 @@ def test_the_fast_way_equals_keeping_everything_and_reducing_afterwards(model, b
 
 
 def test_a_batch_equals_its_prompts_one_by_one_in_any_order(model, prompts, batch):
-    together = flow.information_flow(model, [batch])
-    alone = flow.information_flow(model, [collate([prompt]) for prompt in reversed(prompts)])
+    together = flow.information_flow(model, batch)
+    alone = [flow.information_flow(model, collate([prompt])) for prompt in prompts]
+    alone = pd.concat(alone, ignore_index=True)
+    pd.testing.assert_frame_equal(flow.information_flow(model, collate(prompts[::-1])), together, rtol=0, atol=1e-12)
     pd.testing.assert_frame_equal(together, alone, rtol=0, atol=1e-12)
     assert list(zip(together["example"], together["layer"], together["flow"], strict=True))[:4] == [
         (0, 0, "S_wp"),
@@ -112,14 +120,14 @@ def test_a_batch_equals_its_prompts_one_by_one_in_any_order(model, prompts, batc
 
 
 def test_nothing_flows_to_label_words_in_the_last_layer(model, batch):
-    frame = flow.information_flow(model, [batch])
+    frame = flow.information_flow(model, batch)
     gathered = frame[frame["flow"] == "S_wp"].groupby("layer")["value"].max()
     assert gathered[2] == 0
     assert (gathered[[0, 1]] > 0).all()
 
 
 def test_no_hook_and_no_gradient_is_left_behind(model, batch):
-    flow.information_flow(model, [batch])
+    flow.information_flow(model, batch)
     assert not any(point.fwd_hooks or point.bwd_hooks for point in model.model.hook_dict.values())
     assert all(parameter.grad is None for parameter in model.model.parameters())
 
@@ -127,12 +135,12 @@ def test_no_hook_and_no_gradient_is_left_behind(model, batch):
 def test_a_prompt_without_gold_is_refused(model, prompts):
     unknown = collate([dataclasses.replace(prompts[0], gold=None)])
     with pytest.raises(PromptError, match=r"examples \[0\] have no gold class"):
-        flow.information_flow(model, [unknown])
+        flow.information_flow(model, unknown)
 
 
-def test_no_prompts_at_all_are_refused(model):
-    with pytest.raises(ValueError, match="was given no prompts"):
-        flow.information_flow(model, [])
+def test_heads_of_another_name_are_refused(model, batch):
+    with pytest.raises(ValueError, match="heads='mean': it may be 'sum'"):
+        flow.information_flow(model, batch, heads="mean")
 
 
 def test_saliency_that_is_not_finite_names_its_layers(batch):
@@ -144,9 +152,31 @@ def test_saliency_that_is_not_finite_names_its_layers(batch):
 
     with (
         broken.hooks(fwd_hooks=[("blocks.1.hook_resid_post", spoil)]),
-        pytest.raises(FloatingPointError, match=r"saliency of layers \[0, 1\] is not finite"),
+        pytest.raises(FloatingPointError, match=r"saliency of examples \[0, 1\] in layers \[0, 1\] is not finite"),
     ):
-        flow.information_flow(broken, [batch])
+        flow.information_flow(broken, batch)
+
+
+def frame_of(values: dict[str, list[float]]) -> pd.DataFrame:
+    rows = [(0, 0, layer, name, value) for name, each in values.items() for layer, value in enumerate(each)]
+    return pd.DataFrame(rows, columns=pd.Index(["seed", "example", "layer", "flow", "value"]))
+
+
+def test_what_the_paper_states_is_held_against_the_numbers():
+    paper = frame_of({"S_wp": [9, 6, 2, 1, 1, 0], "S_pq": [1, 1, 4, 6, 9, 9], "S_ww": [1.0] * 6})
+    assert flow.stated(paper)["holds"].all()
+    reverse = frame_of({"S_wp": [1, 1, 4, 6, 9, 0], "S_pq": [9, 9, 6, 4, 1, 1], "S_ww": [2.0] * 6})
+    found = flow.stated(reverse).set_index("claim")["holds"]
+    assert found.tolist() == [False, False, False, False, True]
+
+
+def test_gathering_is_also_held_against_the_untrained_twin():
+    seen = frame_of({"S_wp": [4, 4, 1, 0], "S_pq": [1, 1, 6, 9], "S_ww": [1.0] * 4})
+    weaker = frame_of({"S_wp": [1, 1, 1, 0], "S_pq": [1, 1, 6, 9], "S_ww": [2.0] * 4})
+    (last,) = flow.stated(seen, weaker).tail(1).to_dict("records")
+    assert last["found"] == "S_wp / S_ww = 4.00 against 0.50 untrained"
+    assert last["holds"]
+    assert not flow.stated(weaker, seen)["holds"].iloc[-1]
 
 
 # --- the released code's numbers ---
@@ -184,7 +214,7 @@ def test_prompts_are_token_for_token_those_of_the_released_code(released):
 
 def test_flows_are_those_of_the_released_code(released):
     model, dtype, prompts = released
-    frame = flow.information_flow(model, passes.plan(model, prompts, batch_tokens=700))
+    frame = pd.concat(flow.information_flow(model, each) for each in passes.plan(model, prompts, batch_tokens=700))
     for row, case in enumerate(CASES):
         for name in flow.FLOWS:
             want = torch.tensor(case[name], dtype=torch.float64)

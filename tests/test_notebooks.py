@@ -39,7 +39,7 @@ EVERYWHERE = {
 }
 MORE = {
     "0_tour": {"limit": 40},  # a tour should be short
-    "2_1_information_flow": {"twin": True},
+    "2_1_information_flow": {"heads": "sum", "demonstrations": "fresh", "twin": True},
     "2_2_isolation": {"depths": [], "mask": "before", "control": "seeded"},
     "3_1_reweighting": {"learning_rate": 0.01, "epochs": 10, "train_shots": 4, "full_batch": False},
     "3_2_compression": {"positions": "both", "draws": 20},

@@ -72,10 +72,39 @@ def test_training_without_examples_is_refused():
         drafts.training(TREC, toy=True, train_shots=0)
 
 
-@pytest.mark.parametrize(("prompts", "train"), [("a.jsonl", ""), ("", "b.jsonl")])
-def test_prompts_from_files_come_with_training_prompts_from_a_file(prompts, train):
-    with pytest.raises(TaskError, match="so give both files or neither"):
-        drafts.training(TREC, prompts=prompts, train_prompts=train)
+def test_training_prompts_without_prompts_are_refused():
+    with pytest.raises(TaskError, match=r"train_prompts='b\.jsonl' goes with prompts=FILE"):
+        drafts.training(TREC, train_prompts="b.jsonl")
+
+
+def write(path, queries: list[tuple[str, int | None]]) -> str:
+    shown = [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
+    lines = [{"demonstrations": shown, "query": {"text": text, "label": label}} for text, label in queries]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def test_training_prompts_are_held_out_of_prompts_and_never_more_than_half(tmp_path):
+    queries = [("c", 0), ("d", 0), ("e", 1), ("f", 0), ("g", 1), ("h", None), ("i", 0), ("j", 0)]
+    given = {"prompts": write(tmp_path / "p.jsonl", queries), "train_shots": 4}
+    trained = drafts.training(tasks.get("sst2"), **given)
+    tested = drafts.load(tasks.get("sst2"), **given)
+    assert [draft.query.text for draft in trained] == ["c", "d", "e"], "two of five, one of two"
+    assert [draft.query.text for draft in tested] == ["f", "g", "h", "i", "j"]
+    assert len(drafts.load(tasks.get("sst2"), prompts=given["prompts"])) == 8, "without training nothing is held out"
+    assert [d.query.text for d in drafts.training(tasks.get("sst2"), **{**given, "train_shots": 1})] == ["c", "e"]
+
+
+def test_a_file_of_training_prompts_is_used_as_it_is(tmp_path):
+    tested = write(tmp_path / "p.jsonl", [("c", 0), ("d", 0)])
+    trained = write(tmp_path / "t.jsonl", [("x", 0), ("y", 1), ("z", 1)])
+    made = drafts.training(tasks.get("sst2"), prompts=tested, train_prompts=trained, train_shots=1)
+    assert [draft.query.text for draft in made] == ["x", "y", "z"]
+
+
+def test_prompts_of_which_none_can_be_held_out_are_refused(tmp_path):
+    with pytest.raises(TaskError, match="no class has two queries with a label behind the same demonstrations"):
+        drafts.training(tasks.get("sst2"), prompts=write(tmp_path / "p.jsonl", [("c", 0), ("d", 1), ("e", None)]))
 
 
 def test_k_shot_prompts_show_the_training_examples_too(tested, trained):

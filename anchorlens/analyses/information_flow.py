@@ -1,6 +1,5 @@
 """Section 2.1: how much information flows into, out of and past label words, layer by layer."""
 
-from collections.abc import Iterable
 from functools import partial
 
 import pandas as pd
@@ -13,7 +12,7 @@ from torch import Tensor
 from anchorlens.batching import Batch
 from anchorlens.hooks import Site, differentiating
 from anchorlens.models import Lens
-from anchorlens.passes import answer
+from anchorlens.passes import NotFiniteError, answer
 from anchorlens.prompts import PromptError
 
 COLUMNS = {
@@ -26,13 +25,23 @@ COLUMNS = {
     "value": "float64",
 }
 FLOWS = ("S_wp", "S_pq", "S_ww")
+HEADS = ("sum", "each")
 
 
 def saliency(
-    pattern: Float[Tensor, "batch head query key"], grad: Float[Tensor, "batch head query key"]
+    pattern: Float[Tensor, "batch head query key"],
+    grad: Float[Tensor, "batch head query key"],
+    heads: str = "sum",
 ) -> Float[Tensor, "batch query key"]:
-    """I_l(i, j) = | sum_h A_h(i, j) * dL/dA_h(i, j) | (equation 1; the text's "average" differs by the factor H)."""
-    return reduce(pattern * grad, "batch head query key -> batch query key", "sum").abs()
+    """I_l(i, j) = | sum_h A_h(i, j) * dL/dA_h(i, j) | (equation 1; the text's "average" differs by the factor H).
+
+    ``heads="each"`` takes the absolute value in each head before the sum (footnote 3): heads that work against each
+    other then count twice instead of not at all.
+    """
+    product = pattern * grad
+    if heads == "each":
+        product = product.abs()
+    return reduce(product, "batch head query key -> batch query key", "sum").abs()
 
 
 def pairs(batch: Batch) -> dict[str, Bool[Tensor, "batch query key"]]:
@@ -67,7 +76,7 @@ def averaging(batch: Batch, dtype: torch.dtype) -> Float[Tensor, "batch flow que
     return cells / cells.sum((-2, -1), keepdim=True).clamp(min=1)
 
 
-def saliency_maps(model: Lens, batch: Batch) -> Float[Tensor, "batch layer query key"]:
+def saliency_maps(model: Lens, batch: Batch, heads: str = "sum") -> Float[Tensor, "batch layer query key"]:
     """I_l of every layer, whole: for looking at single prompts. ``information_flow`` keeps only means.
 
     The loss is the cross-entropy of the gold class over the label words' logits alone, at the target, as in the
@@ -77,16 +86,17 @@ def saliency_maps(model: Lens, batch: Batch) -> Float[Tensor, "batch layer query
         PromptError: if a prompt has no gold class.
     """
     kept: dict[int, Tensor] = {}
-    _backward(model, batch, lambda layer, sal: kept.__setitem__(layer, sal))
+    _backward(model, batch, heads, lambda layer, sal: kept.__setitem__(layer, sal))
     return torch.stack([kept[layer] for layer in range(model.cfg.n_layers)], dim=1)
 
 
-def information_flow(model: Lens, batches: Iterable[Batch]) -> pd.DataFrame:
+def information_flow(model: Lens, batch: Batch, *, heads: str = "sum") -> pd.DataFrame:
     """Mean saliency of the three flows for every prompt and layer.
 
     Args:
         model: any model of ``anchorlens.models``, weights frozen; left as it was.
-        batches: prompts with their gold class.
+        batch: prompts with their gold class.
+        heads: how heads are put together, see ``saliency``.
 
     Returns:
         One row per prompt, layer (from 0) and flow, columns as in ``COLUMNS``, ordered by seed, example, layer.
@@ -94,37 +104,33 @@ def information_flow(model: Lens, batches: Iterable[Batch]) -> pd.DataFrame:
         label word has the largest logit.
 
     Raises:
+        ValueError: for ``heads`` of another name.
         PromptError: if a prompt has no gold class or no demonstrations.
-        FloatingPointError: if logits or saliency are not finite.
+        NotFiniteError: if logits or saliency are not finite; names prompts and layers.
 
     Source:
         Section 2.1, figure 3; the released code gives the same numbers. The figure shows each S divided by the sum of
         the three. Expect S_wp = 0 in the last layer: what reaches label words there is read by no later layer.
     """
-    frames = [_frame(model, batch) for batch in batches]
-    if not frames:
-        raise ValueError("information_flow was given no prompts; it needs at least one batch.")
-    return pd.concat(frames).sort_values(["seed", "example", "layer"], kind="stable", ignore_index=True)
-
-
-def _frame(model: Lens, batch: Batch) -> pd.DataFrame:
     weights, kept = averaging(batch, model.cfg.dtype), {}
 
     def keep(layer: int, sal: Tensor) -> None:
         kept[layer] = mean_flows(sal, weights)
 
-    predicted = _backward(model, batch, keep).argmax(-1)
+    predicted = _backward(model, batch, heads, keep).argmax(-1)
     values = torch.stack([kept[layer] for layer in range(model.cfg.n_layers)], dim=1).double().cpu()
-    if not values.isfinite().all():
-        layers = (~values.isfinite()).any(-1).any(0).nonzero().flatten().tolist()
-        raise FloatingPointError(
-            f"saliency of layers {layers} is not finite in {model.cfg.dtype}: "
-            "half precision overflows, use dtype=float32."
+    wrong = ~values.isfinite().all(-1)  # [batch layer]
+    if wrong.any():
+        examples, layers = batch.example.cpu()[wrong.any(-1)].tolist(), wrong.any(0).nonzero().flatten().tolist()
+        raise NotFiniteError(
+            f"saliency of examples {examples} in layers {layers} is not finite in {model.cfg.dtype}: "
+            "half precision overflows, use dtype=float32.",
+            examples,
         )
     n, n_layers, n_flows = values.shape
     each = n_layers * n_flows
     repeated = partial(torch.repeat_interleave, repeats=each)
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         {
             "example": repeated(batch.example.cpu()).numpy(),
             "seed": repeated(batch.seed.cpu()).numpy(),
@@ -135,10 +141,73 @@ def _frame(model: Lens, batch: Batch) -> pd.DataFrame:
             "value": values.flatten().numpy(),
         }
     )
+    return frame.sort_values(["seed", "example", "layer"], kind="stable", ignore_index=True)
 
 
-def _backward(model: Lens, batch: Batch, keep) -> Float[Tensor, "batch label"]:
+def stated(frame: pd.DataFrame, twin: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What the paper states of figures 3, 7 and 9, and what this frame shows (columns claim, found, holds).
+
+    "Shallow" and "deep" are the first and the last third of the layers, without the last layer for S_wp, where it is 0
+    by construction. With the untrained ``twin``, gathering is also held against what an untrained model shows.
+    """
+    mean = _means(frame)
+    third = max(1, len(mean) // 3)
+    inner = mean.iloc[:-1] if len(mean) > 1 else mean
+    shallow, deep = inner.iloc[:third], mean.iloc[-third:]
+    share = mean.div(mean.sum(axis=1), axis=0)
+    rising = share["S_pq"].iloc[-third:].mean() - share["S_pq"].iloc[:third].mean()
+    gathering = (shallow["S_wp"] / shallow["S_ww"]).mean()
+    larger = int((inner["S_wp"] > inner["S_pq"]).sum())
+    rows = [
+        (
+            "shallow layers: label words gather (S_wp above S_ww)",
+            f"S_wp / S_ww = {gathering:.2f} in layers 1 to {len(shallow)}",
+            gathering > 1,
+        ),
+        (
+            "S_pq grows towards deep layers",
+            f"share of S_pq {share['S_pq'].iloc[:third].mean():.2f} in the first third, {rising:+.2f} in the last",
+            rising > 0,
+        ),
+        (
+            "deep layers: S_pq is the largest",
+            f"largest in {int((deep['S_pq'] >= deep.max(axis=1)).sum())} of the last {third} layers",
+            bool((deep["S_pq"] >= deep.max(axis=1)).all()),
+        ),
+        (
+            "shallow layers: S_wp above S_pq",
+            f"S_wp / S_pq = {(shallow['S_wp'] / shallow['S_pq']).mean():.2f} in layers 1 to {len(shallow)}",
+            bool((shallow["S_wp"] > shallow["S_pq"]).mean() > 0.5),
+        ),
+        (
+            "neither S_wp nor S_pq is the larger in every layer",
+            f"S_wp is the larger in {larger} of {len(inner)} layers before the last",
+            0 < larger < len(inner),
+        ),
+    ]
+    if twin is not None:
+        base = _means(twin).iloc[: len(shallow)]
+        untrained = (base["S_wp"] / base["S_ww"]).mean()
+        rows.append(
+            (
+                "label words gather more than in the same model untrained",
+                f"S_wp / S_ww = {gathering:.2f} against {untrained:.2f} untrained",
+                gathering > untrained,
+            )
+        )
+    return pd.DataFrame(rows, columns=pd.Index(["claim", "found", "holds"])).astype({"holds": bool})
+
+
+def _means(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean value by layer and flow, seeds weighing alike."""
+    by_seed = frame.groupby(["seed", "layer", "flow"], as_index=False)["value"].mean()
+    return by_seed.pivot_table(index="layer", columns="flow", values="value")
+
+
+def _backward(model: Lens, batch: Batch, heads: str, keep) -> Float[Tensor, "batch label"]:
     """Run the batch forward and backward; ``keep(layer, saliency)`` is called from the last layer down."""
+    if heads not in HEADS:
+        raise ValueError(f"heads={heads!r}: it may be 'sum' (equation 1) or 'each' (absolute values before the sum).")
     if (batch.gold < 0).any():
         missing = batch.example[batch.gold < 0].tolist()
         raise PromptError(
@@ -152,7 +221,7 @@ def _backward(model: Lens, batch: Batch, keep) -> Float[Tensor, "batch label"]:
         )
 
     def consume(layer: int, pattern: Tensor, grad: Tensor) -> None:
-        keep(layer, saliency(pattern, grad))
+        keep(layer, saliency(pattern, grad, heads))
 
     with torch.enable_grad(), differentiating(model, Site.PATTERN, range(model.cfg.n_layers), consume):
         logits = answer(model, batch)

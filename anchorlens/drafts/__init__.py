@@ -49,14 +49,17 @@ def load(
         replacement: demonstrations of a class may repeat, as in the released code of section 2.1.
         sets: where demonstrations are not fresh, over how many sets of them the queries of a seed are spread
             (section 3.3).
-        train_shots: examples per class that ``training`` will take; their texts are then no queries.
+        train_shots: examples per class that ``training`` will take; their texts are then no queries. With ``prompts``
+            and no file of training prompts, the prompts that it holds out are left out.
 
     Raises:
         TaskError: for rows or parameters that cannot be used.
     """
     rows.check_request(shots=shots, seeds=seeds, limit=limit, prompts=prompts, data=data, pool=pool)
     if prompts:
-        return _from_file(task, prompts, toy=toy, seeds=seeds, limit=limit, label_words=label_words)
+        found = _from_file(task, prompts, toy=toy, seeds=seeds, limit=limit, label_words=label_words)
+        held_out = _held_out(found, train_shots) if train_shots else []
+        return [draft for draft in found if draft not in held_out]
     queries, demonstrations, how = _sources(
         task, toy=toy, data=data, pool=pool, shots=shots, label_words=label_words, replacement=replacement
     )
@@ -80,22 +83,31 @@ def training(
 ) -> list[Draft]:
     """Training prompts (section 3.1): ``train_shots`` further examples per class behind each seed's demonstrations.
 
-    The arguments are those of ``load`` with ``fresh=False``. With ``prompts``, they come from the file
-    ``train_prompts``. ``row`` of a query counts within the pool (or that file).
+    The arguments are those of ``load`` with ``fresh=False``. ``row`` of a query counts within the pool or the file.
+    With ``prompts``, they come from the file ``train_prompts`` or, without one, are held out of ``prompts``: of those
+    that share demonstrations the first ``train_shots`` of each class, at most half of that class.
 
     Raises:
-        TaskError: for rows or parameters that cannot be used, or one file of prompts without the other.
+        TaskError: for rows or parameters that cannot be used, training prompts without prompts, or nothing to hold out.
     """
     rows.check_request(shots=shots, seeds=seeds, limit=limit, prompts=prompts, data=data, pool=pool)
     if train_shots < 1:
         raise TaskError(f"train_shots={train_shots}: re-weighting needs at least 1 training example per class.")
-    if bool(prompts) != bool(train_prompts):
+    if train_prompts and not prompts:
         raise TaskError(
-            f"prompts={prompts!r} and train_prompts={train_prompts!r}: re-weighting trains on prompts of its own, so "
-            "give both files or neither."
+            f"train_prompts={train_prompts!r} goes with prompts=FILE, which fixes the prompts to be answered."
         )
-    if prompts:
+    if train_prompts:
         return _from_file(task, train_prompts, toy=toy, seeds=seeds, limit=0, label_words=label_words)
+    if prompts:
+        found = _from_file(task, prompts, toy=toy, seeds=seeds, limit=limit, label_words=label_words)
+        held_out = _held_out(found, train_shots)
+        if not held_out:
+            raise TaskError(
+                f"{prompts}: no class has two queries with a label behind the same demonstrations, so none can be held "
+                "out for training. Give training prompts with train_prompts=FILE."
+            )
+        return held_out
     _, demonstrations, how = _sources(
         task, toy=toy, data=data, pool=pool, shots=shots, label_words=label_words, replacement=False
     )
@@ -105,6 +117,16 @@ def training(
         posed, chosen = drawing.demonstrations(query=None)
         made += [Draft(posed, chosen, query, seed) for query in drawing.further(chosen, train_shots)]
     return made
+
+
+def _held_out(found: Sequence[Draft], per_class: int) -> list[Draft]:
+    """Of drafts that share demonstrations, the first of each class: ``per_class``, and at most half of them."""
+    alike: dict[tuple, list[Draft]] = defaultdict(list)
+    for draft in found:
+        if draft.query.label is not None:
+            alike[draft.demonstrations, draft.query.label].append(draft)
+    chosen = {id(draft) for group in alike.values() for draft in group[: min(per_class, len(group) // 2)]}
+    return [draft for draft in found if id(draft) in chosen]
 
 
 def k_shot(drafts: Sequence[Draft], trained: Sequence[Draft], per_class: int) -> list[Draft]:

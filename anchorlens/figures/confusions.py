@@ -1,5 +1,6 @@
 """Section 3.3: which labels the model confuses, predicted from the keys of the label words."""
 
+import html
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,10 +8,24 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from anchorlens.figures.marks import undefined
-from anchorlens.figures.style import PALETTE, choose, finish, line, number, panels, rows, spread, text
+from anchorlens.figures.style import (
+    PALETTE,
+    Table,
+    choose,
+    finish,
+    grid,
+    line,
+    number,
+    panels,
+    rows,
+    spread,
+    text,
+    ticks,
+)
 
 _COLUMNS = ("seed", "layer", "n_components", "label_a", "label_b")
 _USUAL_COMPONENTS = 10
+_SCALE = ["0 = confused", "0.25", "0.5", "0.75", "1 = told apart"]
 
 
 def confusion(
@@ -28,26 +43,28 @@ def confusion(
     n_components, label_a, label_b, confusion_predicted, confusion_observed; ``agreement`` (seed, layer, n_components,
     spearman, why) puts the rank correlation above.
     """
-    rows("confusion", frame, (*_COLUMNS, "confusion_predicted", "confusion_observed"))
-    layer = choose("confusion", frame, "layer", layer, _two_thirds(frame))
-    here = frame[frame["layer"] == layer]
+    table = rows("confusion", frame, (*_COLUMNS, "confusion_predicted", "confusion_observed"))
+    layer = choose("confusion", table, "layer", layer, _two_thirds(table))
+    here = table[table["layer"] == layer]
     n_components = choose("confusion", here, "n_components", n_components, _USUAL_COMPONENTS)
     here = here[here["n_components"] == n_components]
     names = _names("confusion", here, words)
-    figure = panels(("predicted from keys", "observed"), horizontal_spacing=0.16)
+    side, room = _sizes(names, 330, 62)
+    width = 2 * (side + room) + 140
+    figure = panels(("predicted from keys", "observed"), horizontal_spacing=room / (width - room - 140))
     notes = [f"Layer {layer + 1}, {n_components} principal components."]
     for col, value in enumerate(("confusion_predicted", "confusion_observed"), start=1):
         if _heat(figure, here, value, names, row=1, col=col):
             notes.append(f"n/a in {('predicted', 'observed')[col - 1]}: not defined for this pair of labels.")
     if agreement is not None:
         notes[0] += " " + _correlation(agreement, layer, n_components)
-    side = max(330, 62 * len(names))
-    return finish(figure, width=2 * side + 330, height=side + 110, notes=notes, margin=_margin(notes, names))
+    margin = {"l": room, "r": 140, "b": room}
+    return finish(figure, width=width, height=side + room + 80, notes=notes, margin=margin)
 
 
 def _correlation(agreement: pd.DataFrame, layer: int, n_components: int) -> str:
-    rows("confusion (agreement)", agreement, ("seed", "layer", "n_components", "spearman", "why"))
-    here = agreement[(agreement["layer"] == layer) & (agreement["n_components"] == n_components)]
+    table = rows("confusion (agreement)", agreement, ("seed", "layer", "n_components", "spearman", "why"))
+    here = table[(table["layer"] == layer) & (table["n_components"] == n_components)]
     values = number(here["spearman"]).dropna()
     if values.empty:
         why = "; ".join(sorted({str(each) for each in here["why"]} - {""})) or "not computed for this layer"
@@ -62,17 +79,22 @@ def confusion_sweep(frame: pd.DataFrame, layer: int | None = None, words: Sequen
     Similar maps: the prediction hardly depends on that number. Cells are means over seeds. ``layer`` and ``words`` as
     in ``confusion``. Needs columns seed, layer, n_components, label_a, label_b, confusion_predicted.
     """
-    rows("confusion_sweep", frame, (*_COLUMNS, "confusion_predicted"))
-    layer = choose("confusion_sweep", frame, "layer", layer, _two_thirds(frame))
-    here = frame[frame["layer"] == layer]
+    table = rows("confusion_sweep", frame, (*_COLUMNS, "confusion_predicted"))
+    layer = choose("confusion_sweep", table, "layer", layer, _two_thirds(table))
+    here = table[table["layer"] == layer]
     names = _names("confusion_sweep", here, words)
     tried = sorted(here["n_components"].unique())
     lines = -(-len(tried) // 3)
     cols = -(-len(tried) // lines)
-    side = max(220, 48 * len(names))
-    height = lines * (side + 110) + 40
+    side, room = _sizes(names, 220, 46)
+    width, height = cols * (side + room) + 140, lines * (side + room + 30) + 30
     titles = [f"{n} component{'' if n == 1 else 's'}" for n in tried]
-    figure = panels(titles, lines=lines, horizontal_spacing=0.14, vertical_spacing=120 / height)
+    figure = panels(
+        titles,
+        lines=lines,
+        horizontal_spacing=room / (width - room - 140),
+        vertical_spacing=(room + 30) / (height - room - 60),
+    )
     notes = [f"Confusion predicted from keys in layer {layer + 1}."]
     undefined_cells = [
         _heat(
@@ -82,7 +104,8 @@ def confusion_sweep(frame: pd.DataFrame, layer: int | None = None, words: Sequen
     ]
     if any(undefined_cells):
         notes.append("n/a: not defined for this pair of labels.")
-    return finish(figure, width=cols * (side + 110) + 150, height=height, notes=notes, margin=_margin(notes, names))
+    margin = {"l": room, "r": 140, "b": room}
+    return finish(figure, width=width, height=height, notes=notes, margin=margin)
 
 
 def agreement(frame: pd.DataFrame) -> go.Figure:
@@ -92,26 +115,26 @@ def agreement(frame: pd.DataFrame) -> go.Figure:
     defined, bands go from the lowest to the highest of them; where it is not defined a mark tells why. Needs columns
     seed, layer, n_components, spearman, why.
     """
-    rows("agreement", frame, ("seed", "layer", "n_components", "spearman", "why"))
+    table = rows("agreement", frame, ("seed", "layer", "n_components", "spearman", "why"))
     figure = panels(("predicted against observed confusion",))
-    for n, (tried, group) in enumerate(frame.groupby("n_components")):
+    for n, (tried, group) in enumerate(table.groupby("n_components")):
         if number(group["spearman"]).notna().any():
             words = f"{tried} component{'' if tried == 1 else 's'}"
             line(figure, spread(group, "spearman", ["layer"]), words, PALETTE[n % len(PALETTE)], shift=1, legend=True)
-    undefined(figure, frame, "spearman", floor=-1.08, who={"seed": "seed", "n_components": "components:"})
-    figure.add_hline(0, line={"color": "#bbbbbb", "dash": "dot", "width": 1})
-    last = int(frame["layer"].max()) + 1
-    figure.update_xaxes(title_text="layer (1 = first)", tickformat="d", range=[0.5, last + 0.5])
+    undefined(figure, table, "spearman", floor=-1.08, who={"seed": "seed", "n_components": "components:"})
+    figure.add_hline(0, line={"color": "#999999", "dash": "dot", "width": 1})
+    last = int(table["layer"].max()) + 1
+    figure.update_xaxes(title_text="layer (1 = first)", tickvals=ticks(last), range=[0.5, last + 0.5])
     figure.update_yaxes(title_text="rank correlation (Spearman, -1 to 1)", range=[-1.08, 1.08])
     return finish(figure, width=760, height=430)
 
 
-def _two_thirds(frame: pd.DataFrame) -> int:
+def _two_thirds(frame: Table) -> int:
     """The layer that the paper looks at, as a share of the model's depth: 32 of 48."""
     return round(2 * (int(frame["layer"].max()) + 1) / 3)
 
 
-def _names(figure: str, frame: pd.DataFrame, words: Sequence[str] | None) -> list[str]:
+def _names(figure: str, frame: Table, words: Sequence[str] | None) -> list[str]:
     """What stands beside the cells, in class order."""
     labels = sorted({*frame["label_a"], *frame["label_b"]})
     if words is None:
@@ -121,10 +144,9 @@ def _names(figure: str, frame: pd.DataFrame, words: Sequence[str] | None) -> lis
     return [text(word) for word in words]
 
 
-def _heat(figure: go.Figure, frame: pd.DataFrame, value: str, names: list[str], *, row: int, col: int) -> bool:
+def _heat(figure: go.Figure, frame: Table, value: str, names: list[str], *, row: int, col: int) -> bool:
     """One heat map with its values written in; whether some cell off the diagonal is undefined."""
-    mean = spread(frame, value, ["label_a", "label_b"])["mean"].unstack()
-    z = mean.reindex(index=range(len(names)), columns=range(len(names))).to_numpy(dtype=float)
+    z = grid(frame, value, "label_a", "label_b", (len(names), len(names)))
     z = np.where(np.eye(len(names), dtype=bool) & np.isnan(z), 1.0, z)
     empty = np.isnan(z)
     heat = go.Heatmap(
@@ -139,7 +161,7 @@ def _heat(figure: go.Figure, frame: pd.DataFrame, value: str, names: list[str], 
         xgap=1,
         ygap=1,
         showscale=row == 1 and col == 1,
-        colorbar={"title": "0 = confused<br>1 = told apart", "thickness": 14, "len": 0.9},
+        colorbar={"tickvals": [0, 0.25, 0.5, 0.75, 1], "ticktext": _SCALE, "thickness": 14, "len": 0.9},
     )
     figure.add_trace(heat, row=row, col=col)
     for a, b in np.argwhere(empty):
@@ -152,6 +174,7 @@ def _heat(figure: go.Figure, frame: pd.DataFrame, value: str, names: list[str], 
     return bool(empty.any())
 
 
-def _margin(notes: Sequence[str], names: Sequence[str]) -> dict[str, int]:
-    longest = max(len(name) for name in names)
-    return {"t": 50 + 18 * len(notes), "b": 40 + 6 * longest, "l": 30 + 8 * longest}
+def _sizes(names: Sequence[str], least: int, cell: int) -> tuple[int, int]:
+    """Pixels for one map's side, and for the names beside it."""
+    side = max(least, (cell if len(names) <= 8 else 40) * len(names))
+    return side, 45 + 7 * max(len(html.unescape(name)) for name in names)

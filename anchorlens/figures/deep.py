@@ -4,7 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from anchorlens.figures.marks import undefined
-from anchorlens.figures.style import BLUE, VERMILLION, finish, line, number, panels, rows, spread
+from anchorlens.figures.style import BLUE, VERMILLION, finish, line, number, panels, rows, spread, ticks
 
 
 def extraction(summary: pd.DataFrame) -> go.Figure:
@@ -14,22 +14,22 @@ def extraction(summary: pd.DataFrame) -> go.Figure:
     it is not defined a mark on the axis tells why. R runs from the first layer to the last, where it is 1; it may leave
     0 to 1 where attention tells less than chance. Needs columns seed, layer, auc, contribution, why.
     """
-    rows("extraction", summary, ("seed", "layer", "auc", "contribution", "why"))
+    table = rows("extraction", summary, ("seed", "layer", "auc", "contribution", "why"))
     figure = panels(("attention tells the prediction", "contribution of the layers so far"), horizontal_spacing=0.12)
     shown = (("auc", "AUCROC", BLUE, (0.5,)), ("contribution", "share R of all layers", VERMILLION, (0.0, 1.0)))
     for col, (value, name, colour, marked) in enumerate(shown, start=1):
-        values = number(summary[value])
+        values = number(table[value])
         if values.notna().any():
-            line(figure, spread(summary, value, ["layer"]), name, colour, col=col, shift=1, legend=True)
+            line(figure, spread(table, value, ["layer"]), name, colour, col=col, shift=1, legend=True)
             for height in marked:
-                figure.add_hline(height, line={"color": "#bbbbbb", "dash": "dot", "width": 1}, row=1, col=col)  # pyright: ignore
+                figure.add_hline(height, line={"color": "#999999", "dash": "dot", "width": 1}, row=1, col=col)  # pyright: ignore
         low, high = min(0.0, values.min()), max(1.0, values.max())
         low, high = (0.0, 1.0) if values.isna().all() else (low, high)
         room = 0.04 * (high - low)
-        undefined(figure, summary, value, floor=low - room, who={"seed": "seed"}, col=col)
+        undefined(figure, table, value, floor=low - room, who={"seed": "seed"}, col=col)
         figure.update_yaxes(range=[low - room, high + room], col=col)
-    last = int(summary["layer"].max()) + 1
-    figure.update_xaxes(title_text="layer (1 = first)", tickformat="d", range=[0.5, last + 0.5])
+    last = int(table["layer"].max()) + 1
+    figure.update_xaxes(title_text="layer (1 = first)", tickvals=ticks(last), range=[0.5, last + 0.5])
     figure.update_yaxes(title_text="AUCROC (0.5 = chance, 1 = always)", col=1)
     figure.update_yaxes(title_text="R (0 = nothing yet, 1 = all of it)", col=2)
     return finish(figure, width=960, height=430)

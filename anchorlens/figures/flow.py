@@ -20,6 +20,7 @@ from anchorlens.figures.style import (
     panels,
     ranges,
     rows,
+    ticks,
 )
 
 FLOWS = {
@@ -45,26 +46,34 @@ def information_flow(frame: pd.DataFrame, twin: pd.DataFrame | None = None) -> g
     sentence above says so.
     """
     figure = panels(("share of the three flows", "mean saliency"), horizontal_spacing=0.12)
-    notes = []
+    notes, zeros, last = [], [], 1
     for data, control in ((frame, False), (twin, True)):
         if data is None:
             continue
-        rows("information_flow", data, ("seed", "layer", "flow", "value"), flow=FLOWS)
-        notes += missing(data, {"value": "value, untrained control" if control else "value"})
-        values = data.assign(value=number(data["value"]))
+        table = rows("information_flow", data, ("seed", "layer", "flow", "value"), flow=FLOWS)
+        absent = [flow for flow in FLOWS if not (table["flow"] == flow).any()]
+        if absent:
+            raise ValueError(
+                f"information_flow: the frame has no rows of {', '.join(absent)}; shares need all three flows."
+            )
+        notes += missing(table, {"value": "value, untrained control" if control else "value"})
+        last = max(last, int(table["layer"].max()) + 1)
+        values = table.assign(value=number(table["value"]))
         mean = values.pivot_table(index=["seed", "layer"], columns="flow", values="value", aggfunc="mean")
         share = mean.div(mean.sum(axis=1), axis=0)
         for flow, (words, colour) in FLOWS.items():
             name = f"{words}, untrained control" if control else words
             shown = {"dash": "dash", "thin": True, "symbol": None, "band": False} if control else {}
-            level = over_seeds(pd.Series(mean[flow]), ["layer"])
+            level = over_seeds(mean[flow], ["layer"])
             zero = level.index[level["mean"] == 0] + 1
             if len(zero):
-                notes.append(f"{name} is 0 in layer {ranges(zero)}: 0 has no place on the right, logarithmic axis.")
-            level = level.where(level > 0)
-            line(figure, over_seeds(pd.Series(share[flow]), ["layer"]), name, colour, col=1, shift=1, **shown)
+                zeros.append(f"{name} in layer {ranges(zero)}")
+            level = level[["mean", "low", "high"]].where(level > 0).assign(seeds=level["seeds"])
+            line(figure, over_seeds(share[flow], ["layer"]), name, colour, col=1, shift=1, **shown)
             line(figure, level, name, colour, col=2, shift=1, **shown)
-    figure.update_xaxes(title_text="layer (1 = first)", tickformat="d")
+    if zeros:
+        notes.append(f"Not drawn on the right, since 0 has no place on a logarithmic axis: {'; '.join(zeros)}.")
+    figure.update_xaxes(title_text="layer (1 = first)", tickvals=ticks(last))
     figure.update_yaxes(title_text="share", range=[0, 1.02], col=1)
     figure.update_yaxes(title_text="mean saliency |Σ A·∂L/∂A|", type="log", exponentformat="power", dtick=1, col=2)
     return finish(figure, width=960, height=430, notes=notes, hovermode="x unified")

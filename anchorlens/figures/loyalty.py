@@ -10,11 +10,13 @@ from anchorlens.figures.style import (
     GREY,
     ORANGE,
     VERMILLION,
+    Table,
     bars,
     choose,
     finish,
     line,
     missing,
+    named,
     number,
     over_seeds,
     panels,
@@ -41,9 +43,9 @@ POSITIONS = {
     "continue": ("query positions continue", ORANGE),
 }
 _UNITS = {
-    "label_loyal": "label loyalty (share of prompts, 0 to 1)",
-    "word_loyalty": "word loyalty (overlap of next words, 0 to 1)",
-    "correct": "accuracy (share of prompts, 0 to 1)",
+    "label_loyal": "share of prompts, 0 to 1",
+    "word_loyalty": "overlap of next words, 0 to 1",
+    "correct": "share of prompts, 0 to 1",
 }
 
 
@@ -54,21 +56,21 @@ def isolation(frame: pd.DataFrame, depth: int | None = None) -> go.Figure:
     off mattered. Bars are means over seeds, whiskers go from the lowest to the highest seed. Isolating the last layer
     alone changes nothing, so there all bars are 1. Needs columns seed, arm, end, depth, label_loyal, word_loyalty.
     """
-    _isolated("isolation", frame)
-    deepest = int(frame["depth"].max())
-    depth = choose("isolation", frame, "depth", depth, 5 if (frame["depth"] == 5).any() else deepest)
-    shown = frame[frame["depth"] == depth]
+    table = _isolated("isolation", frame)
+    deepest = int(table["depth"].max())
+    depth = choose("isolation", table, "depth", depth, 5 if (table["depth"] == 5).any() else deepest)
+    shown = table[table["depth"] == depth]
     figure = panels(list(LOYALTIES.values()), horizontal_spacing=0.12)
     ends = [end for end in ENDS if (shown["end"] == end).any()]
     for col, measure in enumerate(LOYALTIES, start=1):
-        table = spread(shown, measure, ["arm", "end"])
+        means = spread(shown, measure, ["arm", "end"])
         for n, (arm, name) in enumerate(ISOLATED.items()):
             if not (shown["arm"] == arm).any():
                 continue
-            held = [end for end in ends if (arm, end) in table.index]
+            held = [end for end in ends if (arm, end) in means.index]
             places = [ends.index(end) + (n - 0.5) * 0.4 for end in held]
             colour = BLUE if arm == "label" else GREY
-            bars(figure, table.loc[[(arm, end) for end in held]], places, name, colour, col=col, hollow=arm == "random")
+            bars(figure, means.loc[[(arm, end) for end in held]], places, name, colour, col=col, hollow=arm == "random")
         figure.update_yaxes(title_text=_UNITS[measure], range=[0, 1.12], tickvals=np.linspace(0, 1, 6), col=col)
     layers = "layer" if depth == 1 else f"{depth} layers"
     figure.update_xaxes(
@@ -86,27 +88,28 @@ def isolation_depths(frame: pd.DataFrame) -> go.Figure:
     Label words solid, the random control dashed; lines are means over seeds, bands go from the lowest to the highest
     seed. Needs columns seed, arm, end, depth, label_loyal, word_loyalty.
     """
-    _isolated("isolation_depths", frame)
+    table = _isolated("isolation_depths", frame)
     figure = panels(list(LOYALTIES.values()), horizontal_spacing=0.12)
     for col, measure in enumerate(LOYALTIES, start=1):
-        table = spread(frame, measure, ["arm", "end", "depth"])
+        means = spread(table, measure, ["arm", "end", "depth"])
         for arm, words in ISOLATED.items():
             for end, colour in ENDS.items():
-                if (arm, end) not in table.index.droplevel("depth"):
+                if (arm, end) not in means.index.droplevel("depth"):
                     continue
                 shown = {"dash": "dash", "thin": True, "symbol": "diamond-open"} if arm == "random" else {}
-                line(figure, table.loc[arm, end], f"{words}, {end} layers", colour, col=col, **shown)
+                line(figure, means.loc[arm, end], f"{words}, {end} layers", colour, col=col, **shown)
         figure.update_yaxes(title_text=_UNITS[measure], range=[0, 1.05], col=col)
-    figure.update_xaxes(title_text="how many layers", tickvals=sorted(frame["depth"].unique()))
-    return finish(figure, width=960, height=450, notes=missing(frame, LOYALTIES), hovermode="x unified")
+    figure.update_xaxes(title_text="how many layers", tickvals=sorted(table["depth"].unique()))
+    return finish(figure, width=960, height=450, notes=missing(table, LOYALTIES), hovermode="x unified")
 
 
-def _isolated(figure: str, frame: pd.DataFrame) -> None:
-    """Check a frame of isolation; loyalties under two masks are not to be averaged."""
-    rows(figure, frame, ("seed", "arm", "end", "depth", *LOYALTIES), arm=ISOLATED, end=ENDS)
-    masks = sorted(frame["mask"].unique()) if "mask" in frame.columns else []
+def _isolated(figure: str, frame: pd.DataFrame) -> Table:
+    """A frame of isolation, checked; loyalties under two masks are not to be averaged."""
+    table = rows(figure, frame, ("seed", "arm", "end", "depth", *LOYALTIES), arm=ISOLATED, end=ENDS)
+    masks = sorted(table["mask"].unique()) if "mask" in table.columns else []
     if len(masks) > 1:
         raise ValueError(f"{figure}: the frame holds the masks {', '.join(masks)}; give the rows of one of them.")
+    return table
 
 
 def compression(frame: pd.DataFrame) -> go.Figure:
@@ -119,12 +122,12 @@ def compression(frame: pd.DataFrame) -> go.Figure:
     """
     measures = {**LOYALTIES, "correct": "accuracy"}
     needed = ("example", "seed", "gold", "arm", "positions", "draw", *measures)
-    rows("compression", frame, needed, arm=ARMS, positions=POSITIONS)
-    arms = [arm for arm in ARMS if (frame["arm"] == arm).any()]
-    known = frame[frame["gold"] != -1]
+    table = rows("compression", frame, needed, arm=ARMS, positions=POSITIONS)
+    arms = [arm for arm in ARMS if (table["arm"] == arm).any()]
+    known = table[table["gold"] != -1]
     figure = panels(list(measures.values()), shared_yaxes=True, horizontal_spacing=0.04)
     for col, measure in enumerate(measures, start=1):
-        shown = known if measure == "correct" else frame
+        shown = known if measure == "correct" else table
         if shown.empty:
             say(figure, "no prompt has a known label", col=col, wide=22)
         for rule, (name, colour) in POSITIONS.items():
@@ -132,11 +135,11 @@ def compression(frame: pd.DataFrame) -> go.Figure:
             held = [arm for arm in arms if (here["arm"] == arm).any()]
             if not held:
                 continue
-            places, widths = zip(*(_slot(frame, arms, arm, rule) for arm in held), strict=True)
-            table, names = _over_draws(here, measure).loc[held], [ARMS[arm] for arm in held]
-            legend = name not in {trace.name for trace in figure.data}
-            bars(figure, table, places, name, colour, col=col, width=widths, flat=True, names=names, legend=legend)
-        figure.update_xaxes(title_text=_UNITS[measure], range=[0, 1.15], tickvals=np.linspace(0, 1, 6), col=col)
+            places, widths = zip(*(_slot(table, arms, arm, rule) for arm in held), strict=True)
+            means, names = _over_draws(here, measure).loc[held], [ARMS[arm] for arm in held]
+            legend = name not in named(figure)
+            bars(figure, means, places, name, colour, col=col, width=widths, flat=True, names=names, legend=legend)
+        figure.update_xaxes(title_text=_UNITS[measure], range=[0, 1.18], tickvals=np.linspace(0, 1, 6), col=col)
     if not known.empty:
         examples = known.drop_duplicates(["seed", "example"])
         share = examples.groupby("seed")["gold"].agg(lambda gold: gold.value_counts(normalize=True).max()).mean()
@@ -145,30 +148,30 @@ def compression(frame: pd.DataFrame) -> go.Figure:
         figure.add_trace(always, row=1, col=3)
     figure.update_yaxes(
         tickvals=list(range(len(arms))),
-        ticktext=[_arm(frame, arm) for arm in arms],
+        ticktext=[_arm(table, arm) for arm in arms],
         range=[len(arms) - 0.5, -0.5],
         ticks="",
     )
-    notes = [*missing(frame, LOYALTIES), *missing(known, {"correct": "accuracy"})]
-    if 0 < len(known) < len(frame):
-        notes.append(f"{len(frame) - len(known)} of {len(frame)} rows have no known label: left out of accuracy.")
-    return finish(figure, width=1120, height=200 + 52 * len(arms), notes=notes, margin={"t": 45, "b": 110, "l": 230})
+    notes = [*missing(table, LOYALTIES), *missing(known, {"correct": "accuracy"})]
+    if 0 < len(known) < len(table):
+        notes.append(f"{len(table) - len(known)} of {len(table)} rows have no known label: left out of accuracy.")
+    return finish(figure, width=1120, height=200 + 52 * len(arms), notes=notes, margin={"l": 230})
 
 
-def _arm(frame: pd.DataFrame, arm: str) -> str:
+def _arm(frame: Table, arm: str) -> str:
     draws = frame.loc[frame["arm"] == arm, "draw"].nunique()
     return f"{ARMS[arm]}<br>(mean of {draws} draws)" if arm == "hidden_random" and draws > 1 else ARMS[arm]
 
 
-def _slot(frame: pd.DataFrame, arms: list[str], arm: str, rule: str) -> tuple[float, float]:
+def _slot(frame: Table, arms: list[str], arm: str, rule: str) -> tuple[float, float]:
     """Where an arm's bar under one rule stands, and how thick it is: the arm's rules share its row."""
     rules = [each for each in POSITIONS if ((frame["arm"] == arm) & (frame["positions"] == each)).any()]
     share = 0.8 / max(len(rules), 2)
     return arms.index(arm) + (rules.index(rule) - (len(rules) - 1) / 2) * share, share - 0.04
 
 
-def _over_draws(frame: pd.DataFrame, measure: str) -> pd.DataFrame:
+def _over_draws(frame: Table, measure: str) -> Table:
     """``spread`` by arm; within a seed every draw counts the same."""
     values = frame.assign(**{measure: number(frame[measure])})
-    each = values.groupby(["seed", "arm", "draw"])[measure].mean()
+    each = values.groupby(["seed", "arm", "draw"], dropna=False)[measure].mean()
     return over_seeds(each.groupby(["seed", "arm"]).mean(), ["arm"])

@@ -1,17 +1,14 @@
 """Marks where a measure is undefined: a gap in a line tells its reason."""
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 
-from anchorlens.figures.style import BLACK, number, say, text
+from anchorlens.figures.style import BLACK, Table, named, number, say, text
 
 _MOST = 3
 
 
-def undefined(
-    figure: go.Figure, frame: pd.DataFrame, value: str, *, floor: float, who: dict[str, str], col: int = 1
-) -> None:
+def undefined(figure: go.Figure, frame: Table, value: str, *, floor: float, who: dict[str, str], col: int = 1) -> None:
     """Where ``value`` is undefined in some layer, mark the axis at ``floor``; the legend names the reason in ``why``.
 
     A cross: undefined in all rows of that layer; a ring: in some of them, and the line shows the rest. ``who`` names
@@ -37,7 +34,7 @@ def undefined(
             for why, *each in zip(reason, *(lost[column] for column in who), strict=True)
         ],
     )
-    named = {trace.name for trace in figure.data}
+    before = named(figure)
     for (part, why), group in told.groupby(["part", "reason"]):
         hover = group.groupby("layer")["hover"].agg("<br>".join)
         name = f"{part}: {text(str(why), 90)}"
@@ -46,7 +43,7 @@ def undefined(
             y=[floor] * len(hover),
             name=name,
             legendgroup=name,
-            showlegend=name not in named,
+            showlegend=name not in before,
             mode="markers",
             marker={
                 "symbol": "x" if part == "undefined" else "circle-open",

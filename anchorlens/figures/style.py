@@ -2,8 +2,9 @@
 
 import html
 import textwrap
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,13 @@ from plotly.subplots import make_subplots
 # Okabe and Ito's palette: told apart with any colour vision.
 BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PURPLE, GREY, BLACK = "#56B4E9", "#CC79A7", "#737373", "#111111"
+# A DataFrame or a Series: type checkers lose track of what selecting from them gives.
+Table: TypeAlias = Any
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
 
 
-def rows(figure: str, frame: pd.DataFrame, columns: Iterable[str], **known: Iterable[object]) -> pd.DataFrame:
-    """``frame``, once it has every one of ``columns``, at least one row, and in the ``known`` ones only known values."""
+def rows(figure: str, frame: pd.DataFrame, columns: Iterable[str], **known: Iterable[object]) -> Table:
+    """``frame``, once it has all ``columns``, at least one row, and in the ``known`` columns only known values."""
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise ValueError(
@@ -36,7 +39,7 @@ def rows(figure: str, frame: pd.DataFrame, columns: Iterable[str], **known: Iter
     return frame
 
 
-def choose(figure: str, frame: pd.DataFrame, column: str, wanted: int | None, usual: int | None) -> int:
+def choose(figure: str, frame: Table, column: str, wanted: int | None, usual: int | None) -> int:
     """One value of ``column``: the ``wanted`` one, else the only one, else the ``usual`` one where the frame has it."""
     held = sorted(int(value) for value in frame[column].unique())
     if wanted is None:
@@ -47,20 +50,31 @@ def choose(figure: str, frame: pd.DataFrame, column: str, wanted: int | None, us
     return int(wanted)
 
 
-def spread(frame: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
+def spread(frame: Table, value: str, by: Sequence[str]) -> Table:
     """Mean over rows for each seed, then over seeds: columns mean, low, high, seeds, indexed by ``by``."""
     finite = frame.assign(**{value: number(frame[value])})
     return over_seeds(finite.groupby(["seed", *by])[value].mean(), by)
 
 
-def over_seeds(each: "pd.Series[Any]", by: Sequence[str]) -> pd.DataFrame:
+def grid(frame: Table, value: str, down: str, across: str, shape: tuple[int, int]) -> np.ndarray:
+    """Means as ``spread`` gives them, in rows ``down`` and columns ``across``, both counted from 0."""
+    cells = np.full(shape, np.nan)
+    mean = spread(frame, value, [down, across])["mean"]
+    for (i, j), each in mean.items():
+        cells[i, j] = each
+    return cells
+
+
+def over_seeds(each: Table, by: Sequence[str]) -> Table:
     """``spread`` of a series that has one value for each seed and ``by`` already."""
     return each.groupby(list(by)).agg(mean="mean", low="min", high="max", seeds="count")
 
 
-def number(values: "pd.Series[Any]") -> "pd.Series[Any]":
+def number(values: Table) -> Table:
     """As float64, with NaN for None, infinities and what is missing."""
-    numbers = pd.to_numeric(values.astype("object").map(lambda each: np.nan if each is None else each)).astype(float)
+    if values.dtype == object:
+        values = values.map(lambda each: np.nan if pd.isna(each) else float(each))
+    numbers = values.astype(float)
     return numbers.where(np.isfinite(numbers))
 
 
@@ -70,14 +84,22 @@ def panels(titles: Sequence[str], *, lines: int = 1, **how: Any) -> go.Figure:
     return make_subplots(rows=lines, cols=cols, subplot_titles=[text(title, 60) for title in titles], **how)
 
 
-def finish(figure: go.Figure, *, width: int, height: int, notes: Sequence[str] = (), **layout: Any) -> go.Figure:
+def finish(
+    figure: go.Figure,
+    *,
+    width: int,
+    height: int,
+    notes: Sequence[str] = (),
+    margin: Mapping[str, int] = MappingProxyType({}),
+    **layout: Any,
+) -> go.Figure:
     """The look of every figure; ``notes`` are sentences above it."""
     said = [line for note in notes for line in textwrap.wrap(note, max(30, width // 8))]
     style = {
         "template": "simple_white",
         "width": width,
         "height": height + 18 * len(said),
-        "margin": {"t": 45 + 18 * len(said), "b": 110},
+        "margin": {"t": (58 if said else 45) + 18 * len(said), "b": 110} | dict(margin),
         "legend": {"orientation": "h", "y": -0.22, "x": 0},
     }
     if said:
@@ -88,14 +110,14 @@ def finish(figure: go.Figure, *, width: int, height: int, notes: Sequence[str] =
             "xanchor": "left",
             "y": 1,
             "yanchor": "top",
-            "pad": {"t": 10},
+            "pad": {"t": 12 if len(said) == 1 else 20},
         }
     return figure.update_layout({**style, **layout})
 
 
 def line(
     figure: go.Figure,
-    table: pd.DataFrame,
+    table: Table,
     name: str,
     colour: str,
     *,
@@ -147,7 +169,7 @@ def line(
             mode="lines+markers" if symbol else "lines",
             marker={"symbol": symbol or "circle", "size": 7},
             line={"color": colour, "dash": dash, "width": 1.5 if thin else 2.5},
-            error_y=whiskers(table[["mean", "low", "high", "seeds"]].where(alone)) if alone.any() else None,
+            error_y=whiskers(table.where(pd.Series(alone, index=table.index))) if alone.any() else None,
             hovertemplate="%{y:.3g}",
             showlegend=col == 1 if legend is None else legend,
             legendgroup=name,
@@ -157,7 +179,7 @@ def line(
     )
 
 
-def whiskers(table: pd.DataFrame) -> dict[str, object] | None:
+def whiskers(table: Table) -> dict[str, object] | None:
     """Error bars from the lowest to the highest seed, where there is more than one."""
     if not (table["seeds"] > 1).any():
         return None
@@ -167,7 +189,7 @@ def whiskers(table: pd.DataFrame) -> dict[str, object] | None:
 
 def bars(
     figure: go.Figure,
-    table: pd.DataFrame,
+    table: Table,
     places: Sequence[float],
     name: str,
     colour: str,
@@ -210,7 +232,8 @@ def bars(
     for place, value, tip in zip(places, mean, table["high"].to_numpy(), strict=True):
         said, end = ("undefined", 0.0) if np.isnan(value) else (f"{value:.2f}", max(value, tip))
         at = {"x": end, "y": place, "xanchor": "left"} if flat else {"x": place, "y": end, "yanchor": "bottom"}
-        figure.add_annotation(text=said, showarrow=False, font_size=11, row=1, col=col, **at)
+        said = {"text": said, "showarrow": False, "font_size": 11, "xshift": 3 if flat else 0}
+        figure.add_annotation({**said, **at, "bgcolor": "rgba(255,255,255,0.75)", "borderpad": 0}, row=1, col=col)
 
 
 def say(figure: go.Figure, said: str, *, col: int = 1, row: int = 1, wide: int = 40) -> None:
@@ -222,7 +245,13 @@ def say(figure: go.Figure, said: str, *, col: int = 1, row: int = 1, wide: int =
     figure.add_annotation(text=broken, showarrow=False, font={"size": 13, "color": GREY}, row=row, col=col, **middle)
 
 
-def missing(frame: pd.DataFrame, columns: dict[str, str]) -> list[str]:
+def named(figure: go.Figure) -> set[str]:
+    """The names of the traces so far, for a legend that names each thing once."""
+    traces: Any = figure.data
+    return {trace.name for trace in traces if trace.name}
+
+
+def missing(frame: Table, columns: dict[str, str]) -> list[str]:
     """A sentence for each of ``columns`` (name: its words) that lacks numbers in some rows, for ``finish``."""
     lacking = {words: int(number(frame[column]).isna().sum()) for column, words in columns.items()}
     return [f"{n} of {len(frame)} rows have no {words}; they are left out." for words, n in lacking.items() if n]
@@ -233,6 +262,12 @@ def ranges(numbers: Iterable[int]) -> str:
     held = np.unique(np.fromiter(numbers, dtype=int))
     runs = np.split(held, np.flatnonzero(np.diff(held) > 1) + 1)
     return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def ticks(n: int, most: int = 12) -> list[int]:
+    """Whole numbers from 1 to ``n`` for an axis, at most ``most`` and 1."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, n) if n <= most * step)
+    return sorted({1, *range(step, n + 1, step)})
 
 
 def text(said: Hashable, most: int = 18) -> str:

@@ -1,0 +1,53 @@
+"""Which other tokens a control isolates: as many as there are label words, and none of these (section 2.2)."""
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from anchorlens.batching import Group
+from anchorlens.prompts import Role
+
+
+def seeded(group: Group) -> Int[Tensor, " row"]:
+    """As many tokens of the demonstrations as there are label words, none of them of a label word; ascending.
+
+    The same in all settings and for all prompts of the group, drawn by its seed. The first token of the prompt, which
+    has nothing to be cut off from, is never drawn.
+
+    Raises:
+        ValueError: if there are too few tokens.
+    """
+    free = [p for p, role in enumerate(group.roles) if p > 0 and role not in (Role.ANCHOR, Role.LABEL)]
+    return _drawn(free, len(group.anchors), group.chance("control"), "the demonstrations have")
+
+
+def published(group: Group, n_layers: int, setting: Hashable) -> dict[int, Int[Tensor, "layer row"]]:
+    """The released code's control, by example: new positions for every setting, prompt and layer.
+
+    Drawn from all positions before the last token but one, the query included, and the anchors excluded; the further
+    tokens of label words, and the first token, whose isolation changes nothing, may be among them. The released code
+    draws without a seed; here ``setting`` and the group's seed fix the draw.
+
+    Raises:
+        ValueError: if a prompt has too few tokens.
+    """
+    rows = {}
+    for prompt in group.prompts:
+        chance = group.chance("published control", prompt.example, setting)
+        free = [p for p in range(prompt.target - 1) if p not in prompt.anchors]
+        where = f"example {prompt.example} has"
+        rows[prompt.example] = torch.stack(
+            [_drawn(free, len(prompt.anchors), chance, where) for _ in range(n_layers)]  # [layer row]
+        )
+    return rows
+
+
+def _drawn(free: Sequence[int], count: int, chance: torch.Generator, where: str) -> Int[Tensor, " row"]:
+    if len(free) < count:
+        raise ValueError(
+            f"{where} {len(free)} tokens that the control may isolate, and it takes {count}, one for each label word: "
+            "give longer demonstrations."
+        )
+    return torch.tensor(free)[torch.randperm(len(free), generator=chance)[:count]].sort().values
