@@ -195,6 +195,8 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
     for name, (least, why) in LEAST.items():
         if parameters.get(name, least) < least:
             raise ParameterError(f"{name}={parameters[name]}: at least {least}, since {why}.")
+    if any(depth < 0 for depth in parameters.get("depths", [])):
+        raise ParameterError(f"depths={parameters['depths']}: each counts layers, from 0 to as many as the model has.")
     if not parameters.get("learning_rate", 1) > 0:
         raise ParameterError(f"learning_rate={parameters['learning_rate']}: it must be above 0, or nothing is learned.")
     if parameters["train_prompts"] and notebook.stem not in TRAINING:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anchorlens.batching import Batch, Group, Queries, batches
-from anchorlens.hooks import Site, capturing
+from anchorlens.hooks import SettingError, Site, capturing
 from anchorlens.models import Lens, Memory, device_of
 from anchorlens.prompts import Prompt
 
@@ -250,7 +250,7 @@ def each(analysis: Callable[[Part], Result], parts: Iterable[Part]) -> Iterator[
 def _sizing(model: Lens, batch_tokens: int, need: Callable[[Any, int], float]) -> Callable[[int], int]:
     """How many prompts of a length make a batch."""
     if batch_tokens < 0:
-        raise ValueError(f"batch_tokens={batch_tokens}: give tokens per batch, or 0 to choose from free memory.")
+        raise SettingError(f"batch_tokens={batch_tokens}: give tokens per batch, or 0 to choose from free memory.")
     free = _free_bytes(model.cfg.device)
 
     def size(length: int) -> int:

@@ -8,7 +8,8 @@ import torch
 from compression_helpers import KINDS, after, encoded, whole
 from conftest import random_model
 
-from anchorlens import kept, passes
+from anchorlens import passes
+from anchorlens.analyses.compression import kept
 from anchorlens.batching import Group, groups
 from anchorlens.hooks import Site, editing
 

@@ -9,8 +9,9 @@ import torch
 from compression_helpers import DRAFTS, KINDS, after, encoded, undecided, whole
 from conftest import random_model
 
-from anchorlens import kept, metrics, passes
+from anchorlens import metrics, passes
 from anchorlens.analyses import compression
+from anchorlens.analyses.compression import kept
 from anchorlens.batching import Group, groups
 from anchorlens.drafts import without_texts
 from anchorlens.hooks import Site, watching

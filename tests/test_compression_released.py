@@ -4,8 +4,9 @@ import pytest
 import torch
 from released import drafts_of, error, group_of, model, numbers, prompts_of, tensors
 
-from anchorlens import kept, passes
+from anchorlens import passes
 from anchorlens.analyses import compression
+from anchorlens.analyses.compression import kept
 from anchorlens.drafts import without_texts
 
 DTYPES = [("gpt2", "float64"), ("gpt2", "float32"), ("gptj", "float32")]

@@ -8,8 +8,8 @@ import torch
 from compression_helpers import encoded
 from conftest import random_model
 
-from anchorlens import kept, passes
-from anchorlens.analyses import cost
+from anchorlens import passes
+from anchorlens.analyses.compression import cost, kept
 from anchorlens.batching import Group, groups
 from anchorlens.hooks import Site, watching
 

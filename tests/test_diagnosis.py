@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-from anchorlens import components, metrics
+from anchorlens import metrics
 from anchorlens.analyses import diagnosis
+from anchorlens.analyses.diagnosis import components
 from anchorlens.batching import Group
+from anchorlens.hooks import SettingError
 from anchorlens.passes import Answers
 from anchorlens.prompts import PromptError
 from anchorlens.readings import Readings
@@ -176,28 +178,20 @@ def test_anchors_whose_keys_coincide_are_refused(prompt):
         diagnosis.diagnosis([hand_reading(prompt, keys=[[2.0, 3.0]] * 3)], n_components=[2])
 
 
-@pytest.mark.parametrize(
-    ("n", "queries", "message"),
-    [
-        (
-            3,
-            CROSS,
-            "n_components=3: there are 4 queries of seed 7, 2 wide, so it may be 1 to 2. Take fewer components.",
-        ),
-        (
-            2,
-            CROSS[:1],
-            "there are 1 queries of seed 7, 2 wide, so it may be 1 to 1. Take fewer components or more queries.",
-        ),
-        (0, CROSS, "n_components=0: there are 4 queries of seed 7, 2 wide, so it may be 1 to 2."),
-    ],
-)
-def test_more_components_than_the_queries_have_are_refused(prompt, n, queries, message):
-    reading = hand_reading(prompt, queries)
-    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
-        diagnosis.diagnosis([reading], n_components=[n])
-    with pytest.raises(ValueError, match=f"n_components={n}"):
-        components.directions(np.array(queries), n)
+@pytest.mark.parametrize("n", [0, 3])
+def test_more_components_than_queries_are_wide_are_refused(prompt, n):
+    with pytest.raises(SettingError, match=f"n_components={n}: queries are 2 wide, so it may be 1 to 2"):
+        diagnosis.diagnosis([hand_reading(prompt)], n_components=[n])
+    with pytest.raises(SettingError, match=f"n_components={n}"):
+        components.directions(np.array(CROSS), n)
+
+
+def test_components_beyond_the_number_of_queries_add_nothing():
+    chance = np.random.default_rng(0)
+    queries, keys = chance.normal(size=(4, 9)), chance.normal(size=(3, 9))
+    few, many = components.directions(queries, 4), components.directions(queries, 9)
+    want = components.distances(few.scaled(keys, 4))
+    np.testing.assert_allclose(components.distances(many.scaled(keys, 9)), want, rtol=1e-12)
 
 
 def test_the_sweep_goes_as_far_as_width_and_number_of_queries_allow(prompt):
@@ -205,10 +199,9 @@ def test_the_sweep_goes_as_far_as_width_and_number_of_queries_allow(prompt):
     assert diagnosis.sweep(12, 64, many) == (5, 10, 12, 20, 50)
     assert diagnosis.sweep(12, 16, many) == (5, 10, 12)
     assert diagnosis.sweep(5, 64, [*many, *[prompt] * 9]) == (5,), "of each seed"
-    with pytest.raises(
-        ValueError, match="n_components=61: there are 60 queries of seed 7, 64 wide, so it may be 1 to 60"
-    ):
-        diagnosis.sweep(61, 64, many)
+    assert diagnosis.sweep(61, 64, many) == (5, 10, 20, 50, 61)
+    with pytest.raises(SettingError, match="n_components=65: queries are 64 wide, so it may be 1 to 64"):
+        diagnosis.sweep(65, 64, many)
 
 
 def test_the_layer_is_two_thirds_of_the_way_through_unless_given():

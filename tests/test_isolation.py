@@ -8,15 +8,16 @@ import pytest
 import torch
 from conftest import random_model
 
-from anchorlens import controls, passes, sweeps
+from anchorlens import passes
 from anchorlens.analyses import isolation
+from anchorlens.analyses.isolation import controls, sweeps
+from anchorlens.analyses.isolation.sweeps import Setting
 from anchorlens.batching import Group, collate, groups
 from anchorlens.drafts import Draft
 from anchorlens.hooks import Isolate, Silence, Site, capturing, editing
 from anchorlens.passes import NotFiniteError
 from anchorlens.prompts import Encoder, Role
 from anchorlens.rows import Example
-from anchorlens.sweeps import Setting
 from anchorlens.tasks import SST2
 
 DEMONSTRATIONS = (Example("a joy from start to end", 1), Example("a slow drama", 0))

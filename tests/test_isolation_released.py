@@ -9,10 +9,10 @@ import released
 import torch
 
 from anchorlens.analyses import isolation
+from anchorlens.analyses.isolation.sweeps import Setting, sweep, whole
 from anchorlens.batching import Group
 from anchorlens.models import Hooked
 from anchorlens.passes import TOP, Answers
-from anchorlens.sweeps import Setting, sweep, whole
 
 NAME = "icl_and_isolation"
 CASES = [(family, key) for family in ("gpt2", "gptj") for key in released.numbers(family, NAME)]

@@ -7,12 +7,13 @@ import pytest
 import torch
 from test_isolation import QUERIES, grouped
 
-from anchorlens import controls, metrics, sweeps
+from anchorlens import metrics
 from anchorlens.analyses import isolation
+from anchorlens.analyses.isolation import controls, sweeps
+from anchorlens.analyses.isolation.sweeps import Setting
 from anchorlens.batching import Group
 from anchorlens.passes import Answers
 from anchorlens.rows import Example
-from anchorlens.sweeps import Setting
 
 
 @pytest.fixture(scope="module")

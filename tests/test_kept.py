@@ -3,7 +3,7 @@
 import pytest
 from test_batching import prompt_of
 
-from anchorlens import kept
+from anchorlens.analyses.compression import kept
 from anchorlens.batching import Group, groups
 from anchorlens.drafts import Draft
 from anchorlens.prompts import Encoder, PromptError, Role

@@ -9,10 +9,10 @@ from conftest import random_model, some_beta
 
 from anchorlens import passes
 from anchorlens.analyses import reweighting
+from anchorlens.analyses.reweighting.training import DivergedError, prepared, scaled, train
 from anchorlens.batching import Group, collate, groups
 from anchorlens.hooks import Scale, Site, editing, watching
 from anchorlens.prompts import PromptError
-from anchorlens.training import DivergedError, prepared, scaled, train
 
 EXACT = 1e-10  # float64 through three layers: sums in another order
 KINDS = {"learned": {}, "rotary": {"positional_embedding_type": "rotary", "rotary_dim": 4}}

@@ -8,15 +8,16 @@ import pytest
 import torch
 from conftest import random_model
 
-from anchorlens import batch, lessons, passes, store
+from anchorlens import batch, passes, store
 from anchorlens.analyses import reweighting
+from anchorlens.analyses.reweighting import lessons
+from anchorlens.analyses.reweighting.training import DivergedError, prepared, train
 from anchorlens.batching import collate
 from anchorlens.drafts import Draft
 from anchorlens.hooks import Scale, editing
 from anchorlens.prompts import Encoder, PromptError
 from anchorlens.rows import Example
 from anchorlens.tasks import SST2
-from anchorlens.training import DivergedError, prepared, train
 
 SHOWN = (Example("a joy from start to end", 1), Example("a slow drama", 0))
 OTHERS = (Example("i laughed", 1), Example("nothing to say", 0))

@@ -7,8 +7,9 @@ import released
 import torch
 from conftest import random_model
 
-from anchorlens import tasks, training
+from anchorlens import tasks
 from anchorlens.analyses import reweighting
+from anchorlens.analyses.reweighting import training
 from anchorlens.batching import Group, groups
 from anchorlens.drafts import Draft
 from anchorlens.rows import Example

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anchorlens import metrics
+from anchorlens.hooks import SettingError
 from anchorlens.prompts import PromptError
 from anchorlens.readings import Readings
 
@@ -98,7 +99,7 @@ def summary(frame: pd.DataFrame, *, against: str = "predicted") -> pd.DataFrame:
         AUCROC first, see ``over_seeds``.
     """
     if against not in ("predicted", "gold"):
-        raise ValueError(f"against={against!r}: attention is compared with 'predicted' or 'gold'.")
+        raise SettingError(f"against={against!r}: attention is compared with 'predicted' or 'gold'.")
     tables = []
     for seed, rows in frame.groupby("seed"):
         known: Table = rows[rows[against] >= 0]

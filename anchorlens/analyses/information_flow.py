@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from anchorlens.batching import Batch
-from anchorlens.hooks import Site, differentiating
+from anchorlens.hooks import SettingError, Site, differentiating
 from anchorlens.models import Lens
 from anchorlens.passes import NotFiniteError, answer
 from anchorlens.prompts import PromptError
@@ -207,7 +207,7 @@ def _means(frame: pd.DataFrame) -> pd.DataFrame:
 def _backward(model: Lens, batch: Batch, heads: str, keep) -> Float[Tensor, "batch label"]:
     """Run the batch forward and backward; ``keep(layer, saliency)`` is called from the last layer down."""
     if heads not in HEADS:
-        raise ValueError(f"heads={heads!r}: it may be 'sum' (equation 1) or 'each' (absolute values before the sum).")
+        raise SettingError(f"heads={heads!r}: it may be 'sum' (equation 1) or 'each' (absolute values before the sum).")
     if (batch.gold < 0).any():
         missing = batch.example[batch.gold < 0].tolist()
         raise PromptError(

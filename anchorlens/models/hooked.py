@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anchorlens.hooks import Site
+from anchorlens.hooks import SettingError, Site
 from anchorlens.models.protocol import Memory
 from anchorlens.preflight import Checkpoint, ModelError
 
@@ -109,7 +109,7 @@ class Hooked:
         kind = self.cfg.positional_embedding_type
         if kind not in ("standard", "rotary") or self.cfg.use_local_attn:
             local = " with local attention" if self.cfg.use_local_attn else ""
-            raise ValueError(
+            raise SettingError(
                 f"model {self.checkpoint.name!r} has positions of kind {kind!r}{local}: keeping some tokens alone is "
                 "exact for learned and rotary positions without local attention only."
             )

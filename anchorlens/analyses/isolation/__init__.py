@@ -7,11 +7,13 @@ import pandas as pd
 from jaxtyping import Int
 from torch import Tensor
 
-from anchorlens import controls, metrics
+from anchorlens import metrics
+from anchorlens.analyses.isolation import controls
+from anchorlens.analyses.isolation.sweeps import Setting, check, sweep, whole
 from anchorlens.batching import Group
+from anchorlens.hooks import SettingError
 from anchorlens.models import Lens
 from anchorlens.passes import TOP, Answers
-from anchorlens.sweeps import Setting, check, sweep, whole
 
 COLUMNS = {
     "example": "int64",
@@ -45,9 +47,9 @@ def settings(n_layers: int, depths: Sequence[int] = ()) -> list[Setting]:
     """
     for depth in depths:
         if not 0 <= depth <= n_layers:
-            raise ValueError(f"depth={depth}: this model has {n_layers} layers, so depth may be 0 to {n_layers}")
+            raise SettingError(f"depth={depth}: this model has {n_layers} layers, so depth may be 0 to {n_layers}")
         if list(depths).count(depth) > 1:
-            raise ValueError(f"depths={list(depths)}: depth {depth} is named twice; name each once.")
+            raise SettingError(f"depths={list(depths)}: depth {depth} is named twice; name each once.")
     made = []
     for depth in depths or [depth for depth in DEPTHS if depth <= n_layers]:
         made.append(Setting("first", depth, tuple(range(depth))))
@@ -194,7 +196,7 @@ def _check(
     rows: Mapping[int, Int[Tensor, "layer row"]] | None,
 ) -> None:
     if control not in CONTROLS:
-        raise ValueError(f"control={control!r}: it may be {' or '.join(map(repr, CONTROLS))}.")
+        raise SettingError(f"control={control!r}: it may be {' or '.join(map(repr, CONTROLS))}.")
     check(settings, model.cfg.n_layers)
     if rows is None:
         return

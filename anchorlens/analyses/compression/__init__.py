@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from anchorlens import kept, metrics, passes
+from anchorlens import metrics, passes
+from anchorlens.analyses.compression import kept
 from anchorlens.batching import Group, Queries, groups
+from anchorlens.hooks import SettingError
 from anchorlens.models import Lens, Memory, device_of
 from anchorlens.passes import Answers
 from anchorlens.prompts import Prompt
@@ -169,7 +171,7 @@ def _rules(model: Lens, positions: str, as_published: bool) -> tuple[str, ...]:
     if positions in POSITIONS:
         return (positions,)
     if positions != "both":
-        raise ValueError(f"positions={positions!r}: it may be 'both', 'restart' or 'continue'.")
+        raise SettingError(f"positions={positions!r}: it may be 'both', 'restart' or 'continue'.")
     if as_published:
         return ("continue",) if model.cfg.positional_embedding_type == "rotary" else ("restart",)
     return POSITIONS
@@ -180,7 +182,7 @@ def _drawn(group: Group, draws: int, chosen: Sequence[Sequence[int]] | None) -> 
         kept.check_chosen(group, chosen)
         return list(chosen)
     if draws < 0:
-        raise ValueError(f"draws={draws}: give the number of random sets, or 0 to leave them out.")
+        raise SettingError(f"draws={draws}: give the number of random sets, or 0 to leave them out.")
     return [kept.draw(group, number) for number in range(draws)]
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from anchorlens.batching import Group
+from anchorlens.hooks import SettingError
 from anchorlens.prompts import Role
 
 
@@ -46,7 +47,7 @@ def published(group: Group, n_layers: int, setting: Hashable) -> dict[int, Int[T
 
 def _drawn(free: Sequence[int], count: int, chance: torch.Generator, where: str) -> Int[Tensor, " row"]:
     if len(free) < count:
-        raise ValueError(
+        raise SettingError(
             f"{where} {len(free)} tokens that the control may isolate, and it takes {count}, one for each label word: "
             "give longer demonstrations."
         )

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from anchorlens.hooks import SettingError
+
 
 @dataclass(frozen=True, eq=False)
 class Directions:
@@ -22,15 +24,16 @@ def directions(queries: Float[np.ndarray, "query width"], n_components: int) -> 
     """Principal components of the queries, their mean removed.
 
     ``scale`` holds singular values; the paper's standard deviations are these over a constant, which cancels in a
-    predicted confusion. Decomposed in full and in float64, so that nothing depends on chance.
+    predicted confusion. Decomposed in full and in float64, so that nothing depends on chance. Fewer queries than
+    components have no variation along the rest, which then adds nothing to any distance and is left out.
 
     Raises:
-        ValueError: if there are fewer queries than components, or their width is smaller.
+        SettingError: for more components than the queries are wide.
     """
     from sklearn.decomposition import PCA
 
-    at_most(n_components, *queries.shape)
-    fitted = PCA(n_components, svd_solver="full").fit(queries.astype(np.float64))
+    check(n_components, queries.shape[1])
+    fitted = PCA(min(n_components, len(queries)), svd_solver="full").fit(queries.astype(np.float64))
     return Directions(np.asarray(fitted.components_), np.asarray(fitted.singular_values_))
 
 
@@ -39,16 +42,11 @@ def distances(keys: Float[np.ndarray, "label component"]) -> Float[np.ndarray, "
     return np.linalg.norm(keys[:, None] - keys[None], axis=-1)
 
 
-def at_most(n_components: int, queries: int, width: int, of: str = "") -> int:
-    """How many principal components there are at most; ``n_components`` may not be more.
+def check(n_components: int, width: int) -> None:
+    """Refuse numbers of principal components that queries of this width cannot have.
 
     Raises:
-        ValueError: if it is, or below 1; ``of`` tells whose queries they are.
+        SettingError: names the number and what it may be.
     """
-    most = min(queries, width)
-    if not 1 <= n_components <= most:
-        raise ValueError(
-            f"n_components={n_components}: there are {queries} queries{of}, {width} wide, so it may be 1 to {most}. "
-            f"Take fewer components{' or more queries' if queries < width else ''}."
-        )
-    return most
+    if not 1 <= n_components <= width:
+        raise SettingError(f"n_components={n_components}: queries are {width} wide, so it may be 1 to {width}.")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anchorlens import passes
 from anchorlens.batching import Group
-from anchorlens.hooks import Isolate, Silence, Site, capturing, editing
+from anchorlens.hooks import Isolate, SettingError, Silence, Site, capturing, editing
 from anchorlens.models import Lens, Memory, device_of
 from anchorlens.passes import TOP, Answers
 
@@ -50,7 +50,7 @@ def sweep(
     n_layers, edit = model.cfg.n_layers, _edit(mask)
     check(settings, n_layers)
     if not 1 <= top <= model.cfg.d_vocab:
-        raise ValueError(f"top={top}: word loyalty compares 1 to {model.cfg.d_vocab} next tokens with this model.")
+        raise SettingError(f"top={top}: word loyalty compares 1 to {model.cfg.d_vocab} next tokens with this model.")
     firsts = {setting: min(setting.layers, default=n_layers) for setting in settings}
     reaching = [setting for setting in settings if firsts[setting] < n_layers - 1]  # the last layer's rows are not read
     demonstrated = passes.demonstrate(model, group, resume={firsts[setting] for setting in reaching})
@@ -102,7 +102,7 @@ def check(settings: Sequence[Setting], n_layers: int) -> None:
     for setting in settings:
         for layer in setting.layers:
             if not 0 <= layer < n_layers:
-                raise ValueError(f"layer {layer} in {setting}: this model has layers 0 to {n_layers - 1}")
+                raise SettingError(f"layer {layer} in {setting}: this model has layers 0 to {n_layers - 1}")
     names = [(setting.end, setting.depth) for setting in settings]
     if len(set(names)) < len(names):
         raise ValueError(f"settings {names} name an end and depth twice; results could not tell them apart.")
@@ -110,7 +110,7 @@ def check(settings: Sequence[Setting], n_layers: int) -> None:
 
 def _edit(mask: str) -> type[Isolate] | type[Silence]:
     if mask not in MASKS:
-        raise ValueError(f"mask={mask!r}: it may be {' or '.join(map(repr, MASKS))} (the softmax).")
+        raise SettingError(f"mask={mask!r}: it may be {' or '.join(map(repr, MASKS))} (the softmax).")
     return MASKS[mask]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anchorlens import passes
 from anchorlens.batching import Group
-from anchorlens.hooks import Scale, editing
+from anchorlens.hooks import Scale, SettingError, editing
 from anchorlens.models import Lens, device_of
 from anchorlens.passes import NotFiniteError, Prepared
 from anchorlens.prompts import PromptError
@@ -99,11 +99,11 @@ def train(
     """
     _check(prompts, full_batch)
     if epochs < 1:
-        raise ValueError(f"epochs={epochs}: training needs at least 1.")
+        raise SettingError(f"epochs={epochs}: training needs at least 1.")
     if not 0 < learning_rate < float("inf"):
-        raise ValueError(f"learning_rate={learning_rate}: Adam needs a finite number above 0.")
+        raise SettingError(f"learning_rate={learning_rate}: Adam needs a finite number above 0.")
     if heads not in ("all", "shared"):
-        raise ValueError(f"heads={heads!r}: beta is learned for 'all' heads apart, or 'shared' by them.")
+        raise SettingError(f"heads={heads!r}: beta is learned for 'all' heads apart, or 'shared' by them.")
     if not full_batch:
         _check_order(order, len(prompts), epochs)
     n_heads = model.cfg.n_heads if heads == "all" else 1

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 
 from anchorlens import metrics
-from anchorlens.components import at_most, directions, distances
+from anchorlens.analyses.diagnosis.components import check, directions, distances
+from anchorlens.hooks import SettingError
 from anchorlens.prompts import Prompt, PromptError
 from anchorlens.readings import Readings
 
@@ -38,7 +39,7 @@ def layer_of(n_layers: int, layer: int = -1) -> int:
         ValueError: for a layer that the model does not have.
     """
     if not -1 <= layer < n_layers:
-        raise ValueError(
+        raise SettingError(
             f"layer={layer}: this model has {n_layers} layers, so it may be 0 to {n_layers - 1}, or -1 for two thirds "
             "of the way through."
         )
@@ -46,18 +47,18 @@ def layer_of(n_layers: int, layer: int = -1) -> int:
 
 
 def sweep(n_components: int, width: int, prompts: Iterable[Prompt]) -> tuple[int, ...]:
-    """``n_components`` and those of ``STUDIED`` that the number of queries of each seed and their width allow.
+    """``n_components``, and those of ``STUDIED`` that the number of queries of each seed and their width allow.
 
     Args:
-        n_components: what must be allowed.
+        n_components: what must be allowed; at most the width.
         width: of query vectors, heads side by side.
         prompts: whose queries the principal components will be taken from.
 
     Raises:
-        ValueError: if ``n_components`` itself is not allowed.
+        SettingError: if ``n_components`` itself is not allowed.
     """
-    queries = Counter(prompt.seed for prompt in prompts)
-    most = min(at_most(n_components, n, width, _of(seed)) for seed, n in queries.items())
+    check(n_components, width)
+    most = min(width, *Counter(prompt.seed for prompt in prompts).values())
     return tuple(sorted({n_components, *(n for n in STUDIED if n <= most)}))
 
 
@@ -113,8 +114,8 @@ def diagnosis(
         NaN where no query is of one of the classes.
 
     Raises:
-        ValueError: without readings, with readings at no or at different layers, for more components than the queries
-            or their width allow, or a seed that ``pca`` lacks.
+        ValueError: without readings, with readings at no or at different layers, for more components than queries are
+            wide, or a seed that ``pca`` lacks.
         PromptError: if no query of a seed has a gold class, or in none of its groups every class is demonstrated.
         UndefinedError: if the keys at all label words coincide.
 
@@ -133,7 +134,7 @@ def diagnosis(
                 f"seed {seed} has keys and no queries in pca, which holds seeds {sorted(queries)}: read both."
             )
         for components in n_components:
-            at_most(components, len(queries[seed]), queries[seed].shape[2], _of(seed))
+            check(components, queries[seed].shape[2])
         observed = _observed(own, seed)
         keys = class_keys(_demonstrated(own))
         for at, layer in enumerate(layers):

@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anchorlens import passes
+from anchorlens.analyses.reweighting.lessons import Lesson, shots
+from anchorlens.analyses.reweighting.training import DivergedError, prepared, scaled, train
 from anchorlens.batching import Group
-from anchorlens.lessons import Lesson, shots
+from anchorlens.hooks import SettingError
 from anchorlens.models import Lens
-from anchorlens.training import DivergedError, prepared, scaled, train
 
 COLUMNS = {
     "example": "int64",
@@ -131,7 +132,7 @@ def mean_losses(losses: pd.DataFrame, *, as_published: bool = False) -> pd.DataF
     """
     each = losses.groupby(["seed", "group", "epoch"], as_index=False).agg(total=("loss", "sum"), steps=("loss", "size"))
     if as_published and 1 in set(each["steps"]):
-        raise ValueError(
+        raise SettingError(
             "as_published divides the loss of an epoch by one less than its steps, and there is one step only. "
             "Set as_published=False, or full_batch=False."
         )

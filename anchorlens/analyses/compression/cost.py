@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from anchorlens import kept, passes
+from anchorlens import passes
+from anchorlens.analyses.compression import kept
 from anchorlens.batching import Batch, Group, Queries, batches
 from anchorlens.models import Lens, Memory, device_of
 from anchorlens.prompts import Prompt
