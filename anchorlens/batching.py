@@ -1,7 +1,7 @@
 """Prompts as padded tensors: whole, or grouped by the demonstrations that they share."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -59,11 +59,11 @@ def collate(prompts: Sequence[Prompt], pad: int = 0) -> Batch:
 def batches(prompts: Iterable[Prompt], size: Callable[[int], int]) -> list[Batch]:
     """Batches of prompts of similar length, longest first; ``size`` tells how many prompts of a length fit.
 
-    Prompts with other numbers of demonstrations or classes never share a batch.
+    Prompts of other seeds, or with other numbers of demonstrations or classes, never share a batch.
     """
-    groups: dict[tuple[int, int], list[Prompt]] = defaultdict(list)
+    groups: dict[tuple[int, int, int], list[Prompt]] = defaultdict(list)
     for prompt in prompts:
-        groups[len(prompt.anchors), len(prompt.labels)].append(prompt)
+        groups[prompt.seed, len(prompt.anchors), len(prompt.labels)].append(prompt)
     made = []
     for group in groups.values():
         group.sort(key=lambda prompt: -len(prompt.ids))  # the sort is stable: equal lengths keep their order
@@ -178,7 +178,8 @@ def groups(prompts: Iterable[Prompt]) -> list[Group]:
     """Prompts grouped by seed and demonstrations, in the order in which these first appear.
 
     Raises:
-        PromptError: for prompts without demonstrations, or whose label words coincide.
+        PromptError: for prompts without demonstrations, whose label words coincide, or that results could not tell
+            apart.
     """
     found: dict[tuple, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
@@ -192,6 +193,13 @@ def groups(prompts: Iterable[Prompt]) -> list[Group]:
         start = _query_start(prompt)
         shared = (prompt.ids[:start], prompt.roles[:start], prompt.parts[:start], prompt.anchors, prompt.anchor_classes)
         found[(prompt.seed, prompt.labels, *shared)].append(prompt)
+    for same in found.values():
+        example, count = Counter(prompt.example for prompt in same).most_common(1)[0]
+        if count > 1:
+            raise PromptError(
+                f"example {example} of seed {same[0].seed} is there {count} times behind the same demonstrations; give "
+                "each query a number of its own (Example.row), by which results are told apart."
+            )
     return [Group(tuple(each)) for each in found.values()]
 
 

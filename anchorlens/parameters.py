@@ -195,6 +195,11 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
     for name, (least, why) in LEAST.items():
         if parameters.get(name, least) < least:
             raise ParameterError(f"{name}={parameters[name]}: at least {least}, since {why}.")
+    if parameters["as_published"] and parameters.get("full_batch"):
+        raise ParameterError(
+            "as_published=True with full_batch=True: the released code trains on one example a step and divides an "
+            "epoch's loss by one less than its steps, so with one step there is nothing to divide by."
+        )
     if any(depth < 0 for depth in parameters.get("depths", [])):
         raise ParameterError(f"depths={parameters['depths']}: each counts layers, from 0 to as many as the model has.")
     if not parameters.get("learning_rate", 1) > 0:
@@ -220,7 +225,7 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
         else:
             found = rows.read_file(path, task)
             if name == "pool":
-                replacement = parameters["as_published"]  # then a row may be drawn twice
+                replacement = parameters["as_published"] and "demonstrations" in parameters  # a row may come twice
                 rows.check_shots(found, task, 1 if replacement else parameters["shots"], where=str(path))
         facts[name] = f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
     if parameters["prompts"]:

@@ -83,8 +83,9 @@ def answers(model: Lens, batch: Batch, top: int = TOP) -> Answers:
         NotFiniteError: as ``answer``.
     """
     final = model.at_target(batch.tokens, batch.target)
-    logits = _finite(model, model.label_logits(final, batch.labels), batch)
-    return Answers(batch.example, batch.gold, logits, model.all_logits(final).topk(top).indices)
+    every = model.all_logits(final)
+    logits = _finite(model, model.label_logits(final, batch.labels), batch, every=every)
+    return Answers(batch.example, batch.gold, logits, every.topk(top).indices)
 
 
 def plan(model: Lens, prompts: Iterable[Prompt], batch_tokens: int = 0) -> list[Batch]:
@@ -166,8 +167,9 @@ def respond(
     """
     final = model.read(memory, asked.tokens, asked.mask, start=start, resid=resid)
     labels = group.labels.to(final.device).expand(len(final), -1)
-    logits = _finite(model, model.label_logits(final, labels), asked, group)
-    return Answers(asked.example, asked.gold, logits, model.all_logits(final).topk(top).indices)
+    every = model.all_logits(final)
+    logits = _finite(model, model.label_logits(final, labels), asked, group, every)
+    return Answers(asked.example, asked.gold, logits, every.topk(top).indices)
 
 
 def bytes_per_query_token(cfg: Any, length: int, before: int) -> float:
@@ -266,20 +268,29 @@ def _free_bytes(device: str | torch.device | None) -> int:
     return psutil.virtual_memory().available
 
 
-def _finite(model: Lens, logits: Tensor, asked: Batch | Queries | Prepared, group: Group | None = None) -> Tensor:
-    """``logits``, if they are numbers."""
+def _finite(
+    model: Lens,
+    logits: Tensor,
+    asked: Batch | Queries | Prepared,
+    group: Group | None = None,
+    every: Tensor | None = None,
+) -> Tensor:
+    """``logits`` of label words, if they are numbers; of the whole vocabulary (``every``), none may be NaN."""
     good = logits.isfinite().all(-1)
+    what = "label logits" if not good.all() else "logits"
+    if every is not None:
+        good = good & ~every.isnan().any(-1)
     if not good.all():
         wrong, begins = asked.example[~good].tolist(), _begins(model, asked, ~good, group)
+        seed = int(asked.seed[0]) if isinstance(asked, Batch) else group.seed if group else -1
         raise NotFiniteError(
-            f"label logits of examples {wrong} are not finite in {model.cfg.dtype}, {begins}: "
-            "half precision may have overflowed (use dtype=float32), or the weights hold NaN.",
+            f"{what} of examples {wrong} are not finite in {model.cfg.dtype}{f', seed {seed}' if seed >= 0 else ''}, "
+            f"{begins}: half precision may have overflowed (use dtype=float32), or the weights hold NaN.",
             wrong,
         )
     return logits
 
 
-@torch.no_grad()
 def _begins(model: Lens, asked: Batch | Queries | Prepared, wrong: Tensor, group: Group | None) -> str:
     """In which layer the first wrong prompt, run whole, stops being finite; under the edits that are installed."""
     first = int(wrong.nonzero()[0])

@@ -191,6 +191,16 @@ def test_readings_are_what_hooks_on_whole_prompts_see(lens, dtype, group):
         torch.testing.assert_close(found.keys[1], want, rtol=0, atol=limit)
 
 
+def test_a_key_that_heads_share_meets_the_queries_of_each_of_them(group):
+    lens = random_model(n_heads=4, d_head=4, n_key_value_heads=2)
+    found = readings.read(lens, group, vectors=[1])
+    with capturing(lens, Site.SCORES, [1]) as scores:
+        lens(torch.tensor([group.prompts[0].ids]))
+    met = scores[1][0, :, -1, group.anchors].sum(0) * 4**0.5  # scores are products over the square root of d_head
+    # float64, values up to 20: rounding alone
+    torch.testing.assert_close(found.keys[0] @ found.queries[0, 0], met, rtol=0, atol=1e-10)
+
+
 def test_readings_without_vectors_keep_none(model, group):
     found = readings.read(model, group)
     assert found.queries.shape == (21, 0, 0)

@@ -1,6 +1,7 @@
 """Prompts grouped by their demonstrations, their queries in padded batches, and what survives a failing prompt."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from conftest import random_model
 from hook_helpers import assert_same
 
 from anchorlens import passes
-from anchorlens.batching import collate, groups
+from anchorlens.analyses.information_flow import information_flow
+from anchorlens.batching import batches, collate, groups
 from anchorlens.hooks import Isolate, Scale, Silence, Site, editing, watching
 from anchorlens.passes import NotFiniteError
 from anchorlens.prompts import PromptError, Role
@@ -71,6 +73,16 @@ def test_label_words_at_the_same_place_are_refused(prompts):
     twice = replace(prompts[0], anchors=prompts[0].anchors[:1] * 2)
     with pytest.raises(PromptError, match=r"example 0: anchors coincide at positions \[\d+, \d+\]"):
         groups([twice])
+
+
+def test_queries_that_results_could_not_tell_apart_are_refused(prompts):
+    with pytest.raises(PromptError, match="example 0 of seed -1 is there 2 times behind the same demonstrations"):
+        groups([*prompts, replace(prompts[1], example=0)])
+
+
+def test_prompts_of_several_seeds_never_share_a_batch(prompts):
+    both = [*prompts, *(replace(prompt, seed=7) for prompt in prompts)]
+    assert [set(made.seed.tolist()) for made in batches(both, lambda length: 9)] == [{-1}, {7}]
 
 
 # --- edits of remembered prompts
@@ -148,6 +160,31 @@ def test_weights_that_spoil_the_output_alone_are_told_apart(prompts):
     with pytest.raises(NotFiniteError, match="it begins in the output matrix") as caught:
         passes.respond(lens, group, shown.memory, group.queries(lambda length: 2)[0])
     assert sorted(caught.value.examples) == [0, 1]
+
+
+def test_a_spoilt_word_that_is_no_label_is_found_where_next_words_are_compared(prompts):
+    lens = random_model()
+    other = next(token for token in range(1487) if token not in prompts[0].labels)
+    with torch.no_grad():
+        lens.model.unembed.W_U[:, other] = torch.nan
+    assert passes.answer(lens, collate(prompts)).isfinite().all()
+    with pytest.raises(NotFiniteError, match=r"logits of examples \[0, 1\] are not finite"):
+        passes.answers(lens, collate(prompts))
+
+
+def test_the_seed_of_a_failing_prompt_is_named(prompts):
+    lens, spoiled = broken_at(0, prompts)
+    with spoiled, pytest.raises(NotFiniteError, match=r"in torch.float64, seed 7, first after layer 0"):
+        passes.answer(lens, collate([replace(prompts[1], seed=7)]))
+
+
+def test_saliency_of_a_failing_prompt_names_it_and_keeps_the_others(prompts):
+    lens, spoiled = broken_at(1, prompts)
+    parts = passes.each(partial(information_flow, lens), [collate(prompts[:1]), collate(prompts[1:])])
+    with spoiled:
+        assert set(next(parts)["example"]) == {0}
+        with pytest.raises(NotFiniteError, match=r"examples \[1\] are not finite.* first after layer 1"):
+            next(parts)
 
 
 def test_results_of_other_prompts_come_before_the_error(model, prompts):

@@ -138,3 +138,13 @@ def test_a_soft_cap_on_logits_is_kept(batch):
     got = model.label_logits(model.at_target(batch.tokens, batch.target), batch.labels)
     torch.testing.assert_close(got, want, rtol=0, atol=1e-11)  # float64: order of summation
     assert (got.abs() <= 2).all()
+
+
+def test_logits_are_at_least_float32_so_that_half_precision_makes_no_ties():
+    lens = models.load("toy", dtype="bfloat16")
+    tokens = torch.arange(20)[None]
+    final = lens.at_target(tokens, torch.tensor([19]))
+    assert final.dtype == torch.bfloat16
+    assert lens.all_logits(final).dtype == lens.label_logits(final, torch.tensor([[3, 4]])).dtype == torch.float32
+    want = final.float() @ lens.model.W_U.float() + lens.model.b_U.float()
+    torch.testing.assert_close(lens.all_logits(final), want, rtol=0, atol=0)

@@ -26,6 +26,18 @@ def test_the_pad_token_does_not_matter(model, prompts):
     torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=0)
 
 
+def test_every_prompt_is_given_the_class_of_its_own_largest_logit():
+    logits = torch.tensor([[0.1, 0.3, 0.2], [2.0, 1.0, 3.0], [5.0, 4.0, 4.5]])
+    three = torch.arange(3)
+    assert passes.Answers(three, three, logits, three[:, None]).predicted.tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("top", [1, 7])
+def test_the_likeliest_next_tokens_of_whole_prompts_are_the_plain_runs_the_likeliest_first(model, batch, top):
+    plain = model(batch.tokens)[torch.arange(len(batch.target)), batch.target]
+    assert passes.answers(model, batch, top).top.tolist() == plain.argsort(descending=True)[:, :top].tolist()
+
+
 def test_logits_that_are_not_finite_name_the_prompts(batch):
     broken = random_model()
     with torch.no_grad():

@@ -102,6 +102,22 @@ def test_a_file_of_training_prompts_is_used_as_it_is(tmp_path):
     assert [draft.query.text for draft in made] == ["x", "y", "z"]
 
 
+def test_a_query_that_is_trained_on_is_not_asked_again(tmp_path):
+    given = {"prompts": write(tmp_path / "p.jsonl", [("c", 0), ("d", 0), ("c", 0)]), "train_shots": 1}
+    assert [draft.query.text for draft in drafts.load(tasks.get("sst2"), **given)] == ["d"]
+
+
+def test_seeds_that_draw_the_same_demonstrations_keep_their_training_examples_apart():
+    shown = (Example("a", 0, 0), Example("b", 1, 1))
+    trained = [
+        Draft(tasks.get("sst2"), shown, Example(f"{text}{seed}", label), seed)
+        for seed in (1, 2)
+        for text, label in (("x", 0), ("y", 1))
+    ]
+    (made,) = drafts.k_shot([Draft(tasks.get("sst2"), shown, Example("q", 0), 2)], trained, 2)
+    assert [example.text for example in made.demonstrations] == ["a", "b", "x2", "y2"]
+
+
 def test_prompts_of_which_none_can_be_held_out_are_refused(tmp_path):
     with pytest.raises(TaskError, match="no class has two queries with a label behind the same demonstrations"):
         drafts.training(tasks.get("sst2"), prompts=write(tmp_path / "p.jsonl", [("c", 0), ("d", 1), ("e", None)]))

@@ -32,11 +32,12 @@ _NEGLIGIBLE = 1 / 3  # of what R would be if every layer contributed alike; figu
 def by_class(reading: Readings) -> Float[Tensor, "query layer label"]:
     """A_l(q, p_i) summed over heads and over the demonstrations of each class, in float64 and class order.
 
-    A class without demonstrations has 0.
+    NaN for a class without demonstrations.
     """
     attention, group = reading.attention.double(), reading.group
     none = attention.new_zeros(*attention.shape[:2], len(group.labels))
-    return none.index_add(2, group.anchor_classes, attention)
+    shown = torch.bincount(group.anchor_classes, minlength=len(group.labels)) > 0
+    return none.index_add(2, group.anchor_classes, attention).where(shown, torch.nan)
 
 
 def extraction(reading: Readings) -> pd.DataFrame:
@@ -48,7 +49,7 @@ def extraction(reading: Readings) -> pd.DataFrame:
     Returns:
         One row per prompt, layer and label (both from 0), columns as in ``COLUMNS``, prompts in the group's order.
         ``attention`` >= 0 is A_l(q, p_i) summed over heads and over the demonstrations of the label's class: 0 to the
-        number of heads. ``gold`` is -1 where it is not known.
+        number of heads; NaN where the class has none. ``gold`` is -1 where it is not known.
 
     Source:
         Section 2.3, appendix E. The released code gives the same numbers. It prints others for one demonstration per
@@ -184,8 +185,12 @@ def _auc(rows: Table, against: str) -> tuple[float, str]:
     attention = rows.pivot_table(index="example", columns="label", values="attention")
     target = rows.groupby("example")[against].first()  # both come sorted by example
     target_is = "gold" if against == "gold" else "predicted"
+    lacking = [label for label in sorted(set(target)) if label not in attention or attention[label].isna().any()]
+    if lacking:
+        return np.nan, f"class {lacking[0]} is {target_is} and not demonstrated"
+    told = attention.reindex(columns=range(int(rows["label"].max()) + 1)).fillna(0.0)  # other classes play no part
     try:
-        return metrics.aucroc(attention.to_numpy(), target.to_numpy(), target_is=target_is), ""
+        return metrics.aucroc(told.to_numpy(), target.to_numpy(), target_is=target_is), ""
     except metrics.UndefinedError as error:
         return np.nan, str(error)
 

@@ -38,7 +38,8 @@ def saliency(
     ``heads="each"`` takes the absolute value in each head before the sum (footnote 3): heads that work against each
     other then count twice instead of not at all.
     """
-    product = pattern * grad
+    wide = torch.promote_types(pattern.dtype, torch.float32)  # in half precision small products would vanish
+    product = pattern.to(wide) * grad.to(wide)
     if heads == "each":
         product = product.abs()
     return reduce(product, "batch head query key -> batch query key", "sum").abs()
@@ -118,7 +119,7 @@ def information_flow(model: Lens, batch: Batch, *, heads: str = "sum") -> pd.Dat
         kept[layer] = mean_flows(sal, weights)
 
     predicted = _backward(model, batch, heads, keep).argmax(-1)
-    values = torch.stack([kept[layer] for layer in range(model.cfg.n_layers)], dim=1).double().cpu()
+    values = torch.stack([kept[layer] for layer in range(model.cfg.n_layers)], dim=1).cpu().double()
     wrong = ~values.isfinite().all(-1)  # [batch layer]
     if wrong.any():
         examples, layers = batch.example.cpu()[wrong.any(-1)].tolist(), wrong.any(0).nonzero().flatten().tolist()
@@ -154,7 +155,7 @@ def stated(frame: pd.DataFrame, twin: pd.DataFrame | None = None) -> pd.DataFram
     third = max(1, len(mean) // 3)
     inner = mean.iloc[:-1] if len(mean) > 1 else mean
     shallow, deep = inner.iloc[:third], mean.iloc[-third:]
-    share = mean.div(mean.sum(axis=1), axis=0)
+    share = _shares(frame)
     rising = share["S_pq"].iloc[-third:].mean() - share["S_pq"].iloc[:third].mean()
     gathering = (shallow["S_wp"] / shallow["S_ww"]).mean()
     larger = int((inner["S_wp"] > inner["S_pq"]).sum())
@@ -202,6 +203,12 @@ def _means(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean value by layer and flow, seeds weighing alike."""
     by_seed = frame.groupby(["seed", "layer", "flow"], as_index=False)["value"].mean()
     return by_seed.pivot_table(index="layer", columns="flow", values="value")
+
+
+def _shares(frame: pd.DataFrame) -> pd.DataFrame:
+    """Share of each flow by layer, of each seed by itself and then averaged, as figure 3 shows it."""
+    mean = frame.pivot_table(index=["seed", "layer"], columns="flow", values="value")
+    return mean.div(mean.sum(axis=1), axis=0).groupby("layer").mean()
 
 
 def _backward(model: Lens, batch: Batch, heads: str, keep) -> Float[Tensor, "batch label"]:

@@ -50,7 +50,7 @@ def load(
         sets: where demonstrations are not fresh, over how many sets of them the queries of a seed are spread
             (section 3.3).
         train_shots: examples per class that ``training`` will take; their texts are then no queries. With ``prompts``
-            and no file of training prompts, the prompts that it holds out are left out.
+            and no file of training prompts, the prompts that it holds out are left out, and their repetitions.
 
     Raises:
         TaskError: for rows or parameters that cannot be used.
@@ -59,7 +59,8 @@ def load(
     if prompts:
         found = _from_file(task, prompts, toy=toy, seeds=seeds, limit=limit, label_words=label_words)
         held_out = _held_out(found, train_shots) if train_shots else []
-        return [draft for draft in found if draft not in held_out]
+        trained = {(draft.demonstrations, draft.query.text) for draft in held_out}
+        return [draft for draft in found if (draft.demonstrations, draft.query.text) not in trained]
     queries, demonstrations, how = _sources(
         task, toy=toy, data=data, pool=pool, shots=shots, label_words=label_words, replacement=replacement
     )
@@ -137,22 +138,22 @@ def k_shot(drafts: Sequence[Draft], trained: Sequence[Draft], per_class: int) ->
     Raises:
         TaskError: if there are too few of some class.
     """
-    further: dict[tuple[Example, ...], list[Example]] = defaultdict(list)
+    further: dict[tuple[int, tuple[Example, ...]], list[Example]] = defaultdict(list)
     for draft in trained:
-        further[draft.demonstrations].append(draft.query)
+        further[draft.seed, draft.demonstrations].append(draft.query)
     made = []
     for draft in drafts:
-        shown = list(draft.demonstrations)
+        shown, mine = list(draft.demonstrations), further[draft.seed, draft.demonstrations]
         for label in range(len(draft.task.label_words)):
             lacking = per_class - sum(example.label == label for example in draft.demonstrations)
-            more = [example for example in further[draft.demonstrations] if example.label == label]
+            more = [example for example in mine if example.label == label]
             if lacking > len(more):
                 raise TaskError(
                     f"{draft.name}: {per_class} demonstrations of class {label} where {per_class - lacking} are shown "
                     f"and {len(more)} are for training. Lower the number per class."
                 )
             shown += more[: max(0, lacking)]
-        order = {id(example): n for n, example in enumerate(further[draft.demonstrations])}
+        order = {id(example): n for n, example in enumerate(mine)}
         extra = sorted(shown[len(draft.demonstrations) :], key=lambda example: order[id(example)])
         made.append(replace(draft, demonstrations=(*draft.demonstrations, *extra)))
     return made

@@ -6,7 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,20 @@ class Hooked:
     def label_logits(
         self, final: Float[Tensor, "batch d_model"], labels: Int[Tensor, "batch label"]
     ) -> Float[Tensor, "batch label"]:
-        unembed = self.model.unembed
-        columns = unembed.W_U[:, labels]  # [d_model batch label]
-        return self._capped(torch.einsum("bd,dbl->bl", final, columns) + unembed.b_U[labels])
+        weights, bias = self._unembedding
+        columns = weights[:, labels]  # [d_model batch label]
+        return self._capped(torch.einsum("bd,dbl->bl", final.to(columns.dtype), columns) + bias[labels])
 
     def all_logits(self, final: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch vocabulary"]:
-        unembed = self.model.unembed  # its own forward would copy all of W_U
-        return self._capped(final @ unembed.W_U + unembed.b_U)
+        weights, bias = self._unembedding
+        return self._capped(final.to(weights.dtype) @ weights + bias)
+
+    @cached_property
+    def _unembedding(self) -> tuple[Tensor, Tensor]:
+        """The output matrix and its bias, at least in float32: half precision would make the largest logits equal."""
+        unembed = self.model.unembed  # its own forward would copy all of W_U at each call
+        dtype = torch.promote_types(unembed.W_U.dtype, torch.float32)
+        return unembed.W_U.to(dtype), unembed.b_U.to(dtype)
 
     def _capped(self, logits: Tensor) -> Tensor:
         cap = getattr(self.cfg, "output_logits_soft_cap", -1.0)

@@ -133,6 +133,10 @@ def diagnosis(
             raise ValueError(
                 f"seed {seed} has keys and no queries in pca, which holds seeds {sorted(queries)}: read both."
             )
+        if len(queries[seed]) < 2:
+            raise PromptError(
+                f"there is one query{_of(seed)} only, and one alone varies in no direction; diagnosis needs 2."
+            )
         for components in n_components:
             check(components, queries[seed].shape[2])
         observed = _observed(own, seed)

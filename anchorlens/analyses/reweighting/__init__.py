@@ -130,7 +130,7 @@ def mean_losses(losses: pd.DataFrame, *, as_published: bool = False) -> pd.DataF
         The released code divides the sum over N training prompts by N - 1, a slip without effect on training: its
         printed losses are N / (N - 1) times the mean. ``as_published`` does the same.
     """
-    each = losses.groupby(["seed", "group", "epoch"], as_index=False).agg(total=("loss", "sum"), steps=("loss", "size"))
+    each = losses.groupby(["seed", "group", "epoch"], as_index=False).agg(total=("loss", _sum), steps=("loss", "size"))
     if as_published and 1 in set(each["steps"]):
         raise SettingError(
             "as_published divides the loss of an epoch by one less than its steps, and there is one step only. "
@@ -138,6 +138,11 @@ def mean_losses(losses: pd.DataFrame, *, as_published: bool = False) -> pd.DataF
         )
     mean = each.assign(loss=each["total"] / (each["steps"] - int(as_published)))
     return mean.groupby(["seed", "epoch"], as_index=False).agg(loss=("loss", "mean"))
+
+
+def _sum(losses: pd.Series) -> float:
+    """NaN where one is: training that left the numbers has no mean loss."""
+    return losses.sum(skipna=False)
 
 
 def stated(scores: pd.DataFrame) -> pd.DataFrame:
@@ -205,7 +210,7 @@ def _rows(lesson: Lesson, group: Group, arm: str, logits: Float[Tensor, "query l
 
 def _betas(lesson: Lesson, beta: Float[Tensor, "layer head demo"]) -> pd.DataFrame:
     index = pd.MultiIndex.from_product([range(n) for n in beta.shape], names=["layer", "head", "demo"])
-    frame = pd.DataFrame({"beta": beta.double().cpu().flatten().numpy()}, index=index).reset_index()
+    frame = pd.DataFrame({"beta": beta.cpu().double().flatten().numpy()}, index=index).reset_index()
     frame = frame.assign(seed=lesson.group.seed, group=lesson.number)
     frame["label"] = lesson.group.anchor_classes.numpy()[frame["demo"].to_numpy()]
     return frame.filter(items=list(BETA)).astype(BETA)
