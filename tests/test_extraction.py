@@ -235,3 +235,9 @@ def test_areas_are_averaged_before_the_share_as_in_the_released_code(family):
     for mine, theirs in (("auc", "AUCROC"), ("contribution", "R")):
         error = released.error(torch.tensor(mean[mine].to_numpy()), torch.tensor(want[theirs], dtype=torch.float64))
         assert error <= 1e-12, f"{theirs}: {error:.1e}"
+
+
+def test_a_predicted_class_that_was_not_demonstrated_is_said(prompts):
+    frame = extraction.extraction(hand_reading(torch.ones(2, 3, 2), [0, 1], [1, 0], [0, 1], prompts[0]))
+    frame["attention"] = frame["attention"].where(frame["label"] == 1)
+    assert extraction.summary(frame)["why"].tolist() == ["class 0 is predicted and not demonstrated"] * 3

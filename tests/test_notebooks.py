@@ -43,7 +43,8 @@ MORE = {
     "2_2_isolation": {"depths": [], "mask": "before", "control": "seeded"},
     "3_1_reweighting": {"learning_rate": 0.01, "epochs": 10, "train_shots": 4, "full_batch": False},
     "3_2_compression": {"positions": "both", "draws": 20},
-    "3_3_diagnosis": {"n_components": 10, "layer": -1},
+    "2_3_extraction": {"against": "predicted"},
+    "3_3_diagnosis": {"n_components": 10, "layer": -1, "sets": 64},
 }
 LINE = re.compile(r"(?P<name>[a-z_]+): (?P<kind>(?:str|int|float|bool)|list\[(?:str|int|float|bool)\]) = (?P<value>.+)")
 
@@ -71,7 +72,7 @@ def declaration(cells) -> str:
 
 
 def test_there_are_notebooks():
-    assert {"0_tour", "2_1_information_flow"} <= set(NOTEBOOKS)
+    assert set(NOTEBOOKS) == {"0_tour", "2_3_extraction", *MORE}
 
 
 def test_a_notebook_is_committed_without_what_a_run_leaves_in_it(name, cells):

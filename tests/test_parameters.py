@@ -259,7 +259,7 @@ def test_the_key_changes_with_the_code_of_notebook_and_package_but_not_with_pros
     assert key(notebook=changed("markdown")) == before
     assert key(notebook=changed("code")) != before
     package = tmp_path / "package"
-    shutil.copytree(parameters.PACKAGE, package, ignore=shutil.ignore_patterns("models", "__pycache__"))
+    shutil.copytree(parameters.PACKAGE, package, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
     monkeypatch.setattr(parameters, "PACKAGE", package)
     assert key() == before, "the same sources elsewhere"
     with (package / "analyses" / "information_flow.py").open("a") as file:

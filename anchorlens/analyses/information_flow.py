@@ -158,7 +158,7 @@ def stated(frame: pd.DataFrame, twin: pd.DataFrame | None = None) -> pd.DataFram
     share = _shares(frame)
     rising = share["S_pq"].iloc[-third:].mean() - share["S_pq"].iloc[:third].mean()
     gathering = (shallow["S_wp"] / shallow["S_ww"]).mean()
-    larger = int((inner["S_wp"] > inner["S_pq"]).sum())
+    larger = int((inner["S_wp"] > inner["S_pq"]).to_numpy().sum())
     rows = [
         (
             "shallow layers: label words gather (S_wp above S_ww)",
@@ -201,14 +201,14 @@ def stated(frame: pd.DataFrame, twin: pd.DataFrame | None = None) -> pd.DataFram
 
 def _means(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean value by layer and flow, seeds weighing alike."""
-    by_seed = frame.groupby(["seed", "layer", "flow"], as_index=False)["value"].mean()
-    return by_seed.pivot_table(index="layer", columns="flow", values="value")
+    by_seed = frame.pivot_table(index=["seed", "layer"], columns="flow", values="value")
+    return pd.DataFrame(by_seed.groupby("layer").mean())
 
 
 def _shares(frame: pd.DataFrame) -> pd.DataFrame:
     """Share of each flow by layer, of each seed by itself and then averaged, as figure 3 shows it."""
     mean = frame.pivot_table(index=["seed", "layer"], columns="flow", values="value")
-    return mean.div(mean.sum(axis=1), axis=0).groupby("layer").mean()
+    return pd.DataFrame(mean.div(mean.sum(axis=1), axis=0).groupby("layer").mean())
 
 
 def _backward(model: Lens, batch: Batch, heads: str, keep) -> Float[Tensor, "batch label"]:
