@@ -5,9 +5,11 @@ tokenizer's own offsets turn characters into tokens. Label words that occur insi
 model.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import accumulate
 from typing import Any, Literal
 
 from anchorlens.drafts import Draft
@@ -178,7 +180,7 @@ class Encoder:
                 )
         if len(ids) > self.n_ctx:
             raise TooLongError(
-                f"{draft.name}: {len(ids)} tokens where the model reads at most {self.n_ctx}. "
+                f"{draft.name}: {len(ids)} tokens where the model reads at most {self.n_ctx}; {self._fitting(parts)}. "
                 "Take fewer shots or shorter texts, or leave such prompts out with too_long=skip."
             )
         return Prompt(
@@ -212,6 +214,16 @@ class Encoder:
         if not made:
             raise PromptError(f"no prompt is left: {skipped[0] if skipped else 'there were no queries'}")
         return made, skipped
+
+    def _fitting(self, parts: Sequence[int]) -> str:
+        """How much of a prompt that is too long would fit, by the part of each of its tokens."""
+        lengths = Counter(parts)
+        query, demonstrations = lengths.pop(parts[-1]), [lengths[part] for part in sorted(lengths)]
+        room = self.n_ctx - query
+        if room < 0:
+            return f"its query alone is {query} tokens"
+        fitting = sum(total <= room for total in accumulate(demonstrations))
+        return f"the first {fitting} of its {len(demonstrations)} demonstrations would fit with its query"
 
     def _tokenise(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoded = self.tokenizer(

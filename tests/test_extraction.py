@@ -138,6 +138,14 @@ def test_what_the_paper_states_is_judged_by_numbers(auc, holds):
     assert list(said) == ["claim", "found", "holds"]
 
 
+def test_shares_of_next_to_nothing_are_not_called_negligible():
+    said = extraction.stated(hand_summary([[0.5, 0.5, 0.5, 0.6, 0.6, 0.6]]))  # on average just enough
+    assert said["holds"].tolist() == [False, True]
+    said = extraction.stated(hand_summary([[0.5, 0.5, 0.4, 0.7, 0.5, 0.6]]))
+    assert said["found"][1] == "undecided: AUCROC is 0.53 over all layers, so R shares out next to nothing"
+    assert said["holds"].tolist() == [False, False]
+
+
 def test_a_straight_line_is_told_with_its_numbers():
     found = extraction.stated(hand_summary([[0.5, *[1.0] * 7]]))["found"].tolist()
     assert found[0] == "AUCROC of layers 5 to 8 (1 = first): highest 1.00 in layer 5, mean 1.00"

@@ -276,9 +276,20 @@ def test_a_prompt_longer_than_the_model_reads_is_refused(tokenizer):
     draft = Draft(SST2, (Example("good", 1),), Example("bad", 0, 2), 42)
     n = len(Encoder(tokenizer, 1000)(draft).ids)
     assert len(Encoder(tokenizer, n)(draft).ids) == n
-    message = f"task 'sst2', example 2, seed 42: {n} tokens where the model reads at most {n - 1}. Take fewer shots"
+    message = f"task 'sst2', example 2, seed 42: {n} tokens where the model reads at most {n - 1}; "
+    message += "the first 0 of its 1 demonstrations would fit with its query. Take fewer shots"
     with pytest.raises(TooLongError, match=re.escape(message)):
         Encoder(tokenizer, n - 1)(draft)
+
+
+def test_what_would_fit_of_a_prompt_that_is_too_long_is_said(tokenizer):
+    shown = tuple(Example(text, 1) for text in ("good", "a joy from start to end", "fine"))
+    draft = Draft(SST2, shown, Example("bad", 0, 2), 42)
+    parts = Encoder(tokenizer, 1000)(draft).parts
+    two = sum(part != 2 for part in parts)  # without the last demonstration
+    for room, said in ((two, "the first 2 of its 3"), (two - 1, "the first 1 of its 3"), (4, "its query alone is ")):
+        with pytest.raises(TooLongError, match=said):
+            Encoder(tokenizer, room)(draft)
 
 
 def test_skipping_leaves_out_the_long_prompts_alone_and_says_which(tokenizer):

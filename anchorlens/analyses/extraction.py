@@ -26,6 +26,7 @@ SUMMARY = {"seed": "int64", "layer": "int64", "auc": "float64", "contribution": 
 OVER_SEEDS = {"layer": "int64", "auc": "float64", "contribution": "float64", "seeds": "int64", "why": "str"}
 Table: TypeAlias = Any  # what selecting from a DataFrame gives, of which type checkers lose track
 _REACHED = 0.8  # the paper's own figure for AUCROC in deep layers
+_TELLS = 0.05  # by which AUCROC must exceed chance on average for its shares to mean something; deep layers: 0.3
 _NEGLIGIBLE = 1 / 3  # of what R would be if every layer contributed alike; figure 5 shows less
 
 
@@ -141,8 +142,8 @@ def stated(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns claim, found (with numbers) and holds. Deep is the deeper half of the layers, shallow the first third. R
-        counts as negligible below a third of what it would be if every layer contributed alike. What is undefined does
-        not hold.
+        counts as negligible below a third of what it would be if every layer contributed alike, provided that AUCROC
+        exceeds chance by 0.05 on average; otherwise there is next to nothing to share. What is undefined does not hold.
     """
     mean = over_seeds(table)
     auc, share, n = mean["auc"].to_numpy(), mean["contribution"].to_numpy(), len(mean)
@@ -159,6 +160,8 @@ def stated(table: pd.DataFrame) -> pd.DataFrame:
     low = (undefined, False)
     if shallow == 0:
         low = (f"undefined: {n} layers have no shallow third", False)
+    elif not np.isnan(share).any() and auc.mean() - 0.5 < _TELLS:
+        low = (f"undecided: AUCROC is {auc.mean():.2f} over all layers, so R shares out next to nothing", False)
     elif not np.isnan(share).any():
         alike = np.arange(1, n + 1) / n
         low = (
