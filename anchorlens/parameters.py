@@ -33,7 +33,7 @@ CHOICES = {
 LEAST = {
     "epochs": (1, "training goes over the examples at least once"),
     "train_shots": (1, "re-weighting needs at least one training example per class"),
-    "draws": (1, "the random control needs at least one draw"),
+    "draws": (0, "0 leaves the random control out"),
     "n_components": (1, "queries are described by at least one principal component"),
     "layer": (-1, "layers count from 0, and -1 means two thirds of the depth"),
     "sets": (0, "0 takes each seed's own prompts"),

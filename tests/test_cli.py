@@ -106,7 +106,7 @@ def test_the_version_is_shown():
         ("3_1_reweighting", {"learning_rate": 0}, 2, "learning_rate=0.0: it must be above 0"),
         ("3_1_reweighting", {"as_published": "true", "full_batch": "true"}, 2, "there is nothing to divide by"),
         ("3_2_compression", {"positions": "skip"}, 2, "it may be 'both', 'restart' or 'continue'."),
-        ("3_2_compression", {"draws": 0}, 2, "draws=0: at least 1"),
+        ("3_2_compression", {"draws": -1}, 2, "draws=-1: at least 0"),
         ("3_3_diagnosis", {"layer": -2}, 2, "layer=-2: at least -1"),
         (FLOW, {"device": "gpu"}, 2, "ModelError: device='gpu'"),
         (FLOW, {"model": "."}, 2, "the folder has no config.json"),

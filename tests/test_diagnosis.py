@@ -116,6 +116,21 @@ def test_queries_of_all_sets_are_decomposed_and_keys_are_the_seeds_own(prompt):
         diagnosis.diagnosis([hand_reading(prompt, seed=8)], sets, n_components=[1])
 
 
+def test_each_layer_is_measured_with_its_own_queries_and_keys(prompt):
+    one = hand_reading(prompt)
+    other = hand_reading(prompt, [[b, a] for a, b in CROSS], [[0.0, 0.0], [2.0, 0.0], [1.0, 1.0]])
+    both = dataclasses.replace(
+        one,
+        layers=(4, 6),
+        queries=torch.cat([one.queries, other.queries], dim=1),
+        keys=torch.cat([one.keys, other.keys]),
+    )
+    got = diagnosis.diagnosis([both], n_components=[1, 2])
+    for layer, alone in ((4, one), (6, other)):
+        want = diagnosis.diagnosis([alone], n_components=[1, 2]).assign(layer=layer)
+        pd.testing.assert_frame_equal(got[got["layer"] == layer].reset_index(drop=True), want)
+
+
 def test_keys_come_from_the_first_group_that_demonstrates_every_class(prompt):
     lacking = hand_reading(
         prompt, CROSS[:2], [[9.0, 9.0], [8.0, 0.0]], classes=[0, 1], gold=[0, 1], logits=[[3, 0, 0], [0, 3, 2]], seed=-1

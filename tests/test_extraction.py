@@ -139,7 +139,7 @@ def test_what_the_paper_states_is_judged_by_numbers(auc, holds):
 
 
 def test_shares_of_next_to_nothing_are_not_called_negligible():
-    said = extraction.stated(hand_summary([[0.5, 0.5, 0.5, 0.6, 0.6, 0.6]]))  # on average just enough
+    said = extraction.stated(hand_summary([[0.5, 0.5, 0.5, 0.61, 0.6, 0.6]]))  # on average just enough
     assert said["holds"].tolist() == [False, True]
     said = extraction.stated(hand_summary([[0.5, 0.5, 0.4, 0.7, 0.5, 0.6]]))
     assert said["found"][1] == "undecided: AUCROC is 0.53 over all layers, so R shares out next to nothing"

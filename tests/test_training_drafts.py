@@ -51,6 +51,17 @@ def test_no_text_is_in_two_places(tested, trained):
         assert len(queries) == 200 - 6 - 12
 
 
+def test_a_text_that_the_pool_holds_twice_is_trained_on_once(tmp_path):
+    rows = [(f"text {label} {n}", label) for label in (0, 1) for n in range(3)]
+    pool = tmp_path / "pool.csv"
+    pool.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows * 2))
+    made = drafts.training(tasks.get("sst2"), data=str(pool), pool=str(pool), seeds=[3, 4, 5], train_shots=2)
+    for seed in (3, 4, 5):
+        mine = [draft for draft in made if draft.seed == seed]
+        texts = [draft.query.text for draft in mine] + [shown.text for shown in mine[0].demonstrations]
+        assert sorted(texts) == sorted(text for text, _ in rows)
+
+
 def test_training_examples_do_not_come_class_by_class(trained):
     labels = [draft.query.label for draft in trained if draft.seed == 3]
     assert labels != sorted(labels)
