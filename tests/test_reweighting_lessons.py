@@ -95,7 +95,7 @@ def test_a_query_without_k_shot_prompt_where_others_have_one_is_refused(asked, t
 
 def test_k_shot_prompts_can_show_what_every_class_has(asked, taught, lesson):
     assert lessons.k_shots([lesson]) == [2]
-    (more,) = lessons.lessons(asked, [*taught, *taught, taught[0]])
+    (more,) = lessons.lessons(asked, [replace(taught[n % 2], example=n) for n in range(5)])
     assert lessons.k_shots([more]) == [3, 2], "class 0 has one shown and two taught, class 1 one more"
     assert lessons.k_shots([more, lesson]) == [2], "what all lessons have"
 
