@@ -86,6 +86,15 @@ def test_every_setting_equals_the_plain_whole_prompt_run(placed, group, mask, dt
     assert len(found) == 2 * len(EVERY)
 
 
+def test_a_setting_alone_is_answered_as_among_others(model, group):
+    arms = {"label": group.anchors}
+    _, together = sweeps.sweep(model, group, EVERY, arms)
+    for setting in EVERY:
+        _, alone = sweeps.sweep(model, group, [setting], arms)
+        want = together["label", setting].label_logits
+        torch.testing.assert_close(alone["label", setting].label_logits, want, rtol=0, atol=0)
+
+
 def test_batches_of_one_four_and_sixteen_give_the_same_answers(model, tokenizer):
     many = grouped(tokenizer, queries=[f"{text} {more}" for text in QUERIES for more in ("so", "a", "and so on", "")])
     widest = max(len(prompt.ids) for prompt in many.prompts) - many.length
@@ -179,7 +188,9 @@ def test_the_label_sweep_costs_at_most_five_query_passes_and_a_bit(group, n_laye
     with model.hooks(fwd_hooks=[(Site.RESID_PRE.at(layer), count) for layer in range(n_layers)]):
         sweeps.sweep(model, group, settings, {"label": group.anchors}, batch_tokens=1)
     query_pass = n_layers * sum(len(prompt.ids) - group.length for prompt in group.prompts)
-    assert query_pass < seen["queries"] <= (5 + 12 / n_layers) * query_pass
+    assert seen["queries"] <= (5 + 12 / n_layers) * query_pass
+    resumed = n_layers + 4 * (n_layers - 1) + (0 + 2 + 4 + 6)  # blocks: clean; first k; last k, after its first layer
+    assert seen["queries"] * n_layers == resumed * query_pass
     assert seen["demonstrations"] <= (1 + len(settings)) * n_layers * group.length
 
 
@@ -198,11 +209,13 @@ def test_a_seeded_control_takes_as_many_other_tokens_of_the_demonstrations(token
     assert drawn == others, "every other token but the first may be drawn, and nothing else"
 
 
-def test_a_published_control_is_new_for_every_setting_prompt_and_layer_and_meets_the_query(group):
+def test_a_published_control_is_new_for_every_setting_prompt_and_layer_and_meets_the_query(tokenizer, group):
     by_setting = [controls.published(group, 3, layers) for layers in ((0,), (0, 1))]
     assert controls.published(Group(group.prompts[1:]), 3, (0,))[2].tolist() == by_setting[0][2].tolist()
     draws = [tuple(row) for drawn in by_setting for rows in drawn.values() for row in rows.tolist()]
     assert len(set(draws)) > len(draws) / 2  # 30 draws of 2 out of more than 30 positions seldom coincide
+    same = grouped(tokenizer, queries=[QUERIES[0]] * 2)
+    assert len({str(rows.tolist()) for rows in controls.published(same, 3, ()).values()}) == 2
     seen = {prompt.example: set() for prompt in group.prompts}
     for setting in range(300):
         for example, rows in controls.published(group, 1, setting).items():

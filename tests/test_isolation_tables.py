@@ -84,12 +84,12 @@ def test_every_prompt_has_a_row_for_each_arm_and_setting(model, group):
 
 
 def told(loyalties: dict[tuple[str, str, int], float], seeds: int = 1) -> pd.DataFrame:
-    """Ten prompts a seed, of which the given share is loyal."""
+    """Twenty prompts a seed, of which the given share is loyal."""
     rows = [
-        (row, seed, 0, int(row >= 10 * share), arm, "before", end, depth, 0, row < 10 * share, share)
+        (row, seed, 0, int(row >= 20 * share), arm, "before", end, depth, 0, row < 20 * share, share)
         for seed in range(seeds)
         for (arm, end, depth), share in loyalties.items()
-        for row in range(10)
+        for row in range(20)
     ]
     return pd.DataFrame(rows, columns=list(isolation.COLUMNS)).astype(isolation.COLUMNS)
 
@@ -113,6 +113,7 @@ def test_the_papers_picture_holds_all_that_the_paper_states():
 
 def test_each_statement_fails_where_its_numbers_do():
     assert holds({("label", "first", 5): 0.9}) == [False, True, True, False, True]
+    assert holds({("label", "first", 5): 0.85}) == [False, True, True, True, True]
     assert holds({("label", "last", 5): 0.8}) == [True, False, True, True, False]
     assert holds({("random", "first", 5): 0.5}) == [False, True, False, True, True]
     assert holds({("random", "last", 5): 0.3}) == [False, True, False, True, True]

@@ -153,7 +153,7 @@ def stated(frame: pd.DataFrame) -> pd.DataFrame:
     told = []
     for measure, words in (("label_loyal", "label loyalty"), ("word_loyalty", "word loyalty")):
         by_seed = frame.pivot_table(index="seed", columns=["arm", "end", "depth"], values=measure)
-        mean = by_seed.mean().to_dict()
+        mean = by_seed.mean().round(12).to_dict()  # sums of rounded shares must not fall below the margin
         label = {end: [float(mean["label", end, each]) for each in depths] for end in ("first", "last")}
         first, last = (float(mean["label", end, depth]) for end in ("first", "last"))
         control = [float(mean["random", end, depth]) for end in ("first", "last")]
