@@ -170,6 +170,15 @@ def test_what_the_paper_states_is_held_against_the_numbers():
     assert found.tolist() == [False, False, False, False, True]
 
 
+def test_seeds_weigh_alike_in_what_is_stated_whatever_their_prompts_and_the_size_of_their_saliency():
+    small = frame_of({"S_wp": [2, 1, 0], "S_pq": [1, 1, 3], "S_ww": [1.0] * 3})
+    large = frame_of({"S_wp": [4, 1, 0], "S_pq": [15, 1, 3], "S_ww": [1.0] * 3}).assign(seed=1)
+    three = [large.assign(example=example) for example in range(3)]
+    found = flow.stated(pd.concat([small, *three], ignore_index=True))["found"]
+    assert found[0] == "S_wp / S_ww = 3.00 in layers 1 to 1"
+    assert found[1] == "share of S_pq 0.50 in the first third, +0.25 in the last", "the mean of 1/4 and 3/4"
+
+
 def test_gathering_is_also_held_against_the_untrained_twin():
     seen = frame_of({"S_wp": [4, 4, 1, 0], "S_pq": [1, 1, 6, 9], "S_ww": [1.0] * 4})
     weaker = frame_of({"S_wp": [1, 1, 1, 0], "S_pq": [1, 1, 6, 9], "S_ww": [2.0] * 4})

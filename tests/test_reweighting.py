@@ -100,6 +100,8 @@ def test_every_step_follows_adam_on_whole_prompts(lens, prompts, group):
     torch.testing.assert_close(trained.beta, beta.detach(), rtol=0, atol=1e-8)  # Adam's eps magnifies rounding
     assert trained.losses["loss"].tolist() == pytest.approx(losses, rel=0, abs=1e-8)
     assert trained.losses[["epoch", "step"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    first = train(lens, prepared(lens, group), order=order[:1], epochs=1, learning_rate=0.1)
+    torch.testing.assert_close(trained.by_epoch, torch.stack([first.beta, trained.beta]), rtol=0, atol=0)
 
 
 def test_a_full_batch_is_the_mean_over_its_prompts_however_it_is_cut(lens, prompts, group):
