@@ -269,7 +269,7 @@ def rank_correlation(a: Float[np.ndarray, "label label"], b: Float[np.ndarray, "
     kept = ~(np.isnan(x) | np.isnan(y))
     x, y = x[kept], y[kept]
     if len(x) < 3:
-        raise UndefinedError(f"{len(x)} pairs of classes: a rank correlation needs 3")
+        raise UndefinedError(f"{len(x)} pair{'' if len(x) == 1 else 's'} of classes: a rank correlation needs 3")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise UndefinedError("all pairs of classes are equally far apart: no ranks")
     return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])

@@ -143,4 +143,7 @@ def test_speed_is_stated_against_whole_prompts_and_against_cached_demonstrations
         "1.1 times with 1 at a time, 3.0 times with 8 at a time",
     ]
     assert said["holds"].tolist() == [True, False], "1.05 times is within what repeated measurements differ by"
-    assert said["claim"].iloc[0] == "speed: hidden_anchor above whole prompts (tables 3 and 6: 1.1 to 2.9 times)"
+    assert (
+        said["claim"].iloc[0]
+        == "speed, 1 at a time: hidden_anchor above whole prompts (tables 3 and 6: 1.1 to 2.9 times)"
+    )

@@ -129,6 +129,7 @@ def test_seeds_are_told_apart_and_then_averaged_before_the_share_is_taken():
         ([0.5, 0.5, 0.5, 0.5, 0.6, 0.79], [False, True]),
         ([0.9, 0.9, 0.9, 0.9, 0.9, 0.9], [True, False]),  # a straight line
         ([0.9, 0.9, 0.9, 0.5, 0.5, 0.5], [False, False]),
+        ([0.3, 0.72, 0.9, 0.9, 0.9, 0.9], [True, False]),  # nor does one layer below chance make up for one above
         ([0.3, 0.3, 0.9, 0.9, 0.9, 0.9], [True, False]),  # far below 0 is not negligible
     ],
 )
@@ -150,8 +151,8 @@ def test_a_straight_line_is_told_with_its_numbers():
     found = extraction.stated(hand_summary([[0.5, *[1.0] * 7]]))["found"].tolist()
     assert found[0] == "AUCROC of layers 5 to 8 (1 = first): highest 1.00 in layer 5, mean 1.00"
     assert found[1] == (
-        "R is 0.14 after the first 2 of 8 layers, where layers that contribute alike would make it 0.25; "
-        "over all layers it is at most 0.12 away from that straight line"
+        "R is 0.14 after the first 2 of 8 layers, 0.14 at its farthest from 0 among them, where layers that contribute "
+        "alike would make it 0.25; over all layers it is at most 0.12 away from that straight line"
     )
     assert extraction.stated(hand_summary([[0.6, 0.9]]))["found"][1] == "undefined: 2 layers have no shallow third"
 

@@ -361,7 +361,7 @@ def test_pairs_that_one_matrix_does_not_know_are_left_out():
 @pytest.mark.parametrize(
     ("a", "b", "said"),
     [
-        (np.eye(2), np.eye(2), "^1 pairs of classes: a rank correlation needs 3"),
+        (np.eye(2), np.eye(2), "^1 pair of classes: a rank correlation needs 3"),
         (matrix(0.1, 0.2, 0.3), matrix(0.1, np.nan, 0.3), "^2 pairs of classes"),
         (matrix(0.1, 0.2, 0.3), matrix(0.5, 0.5, 0.5), "^all pairs of classes are equally far apart"),
         (matrix(0.5, 0.5, 0.5), matrix(0.1, 0.2, 0.3), "^all pairs of classes are equally far apart"),

@@ -196,3 +196,9 @@ def test_without_texts_keeps_query_and_order(tested):
     bare = drafts.without_texts(tested[0])
     assert replace(bare, demonstrations=()) == replace(tested[0], demonstrations=())
     assert [example.label for example in bare.demonstrations] == [e.label for e in tested[0].demonstrations]
+
+
+def test_rows_that_are_all_shown_leave_none_to_ask():
+    pool = [Example("only one", 0, 0), Example("and the other", 1, 1)]
+    with pytest.raises(TaskError, match="seed 42: every text is a demonstration or trained on, so none is left"):
+        drafts.draw(tasks.get("sst2"), pool, pool, fresh=False)

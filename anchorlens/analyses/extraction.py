@@ -164,11 +164,14 @@ def stated(table: pd.DataFrame) -> pd.DataFrame:
         low = (f"undecided: AUCROC is {auc.mean():.2f} over all layers, so R shares out next to nothing", False)
     elif not np.isnan(share).any():
         alike = np.arange(1, n + 1) / n
+        farthest = max(share[:shallow], key=abs)
         low = (
-            f"R is {share[shallow - 1]:.2f} after the first {shallow} of {n} layers, where layers that contribute "
-            f"alike would make it {alike[shallow - 1]:.2f}; over all layers it is at most "
+            f"R is {share[shallow - 1]:.2f} after the first {shallow} of {n} layers, {farthest:.2f} at its farthest "
+            f"from 0 among them, where layers that contribute alike would make it {alike[shallow - 1]:.2f}; over all "
+            f"layers it is at most "
             f"{np.abs(share - alike).max():.2f} away from that straight line",
-            bool(abs(share[shallow - 1]) < _NEGLIGIBLE * alike[shallow - 1]),
+            # in each of them: a layer below chance must not make up for one above
+            bool(abs(farthest) < _NEGLIGIBLE * alike[shallow - 1]),
         )
     return pd.DataFrame(
         [

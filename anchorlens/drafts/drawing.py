@@ -73,7 +73,13 @@ def draw(
     if sets == 1 and shared:
         further = drawing.further(shared[0][1], train_shots) if train_shots else []
         used = texts[0] | {example.text for example in further}
-        queries = [query for query in queries if query.text not in used]
+        left = [query for query in queries if query.text not in used]
+        if queries and not left:
+            raise TaskError(
+                f"task {task.name!r}, seed {seed}: every text is a demonstration or trained on, so none is left to be "
+                "asked. Give more rows, or lower shots or train_shots."
+            )
+        queries = left
     if limit and limit < len(queries):
         picked = torch.randperm(len(queries), generator=generator(seed, "queries"))[:limit].tolist()
         queries = [queries[i] for i in sorted(picked)]
