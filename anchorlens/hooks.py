@@ -254,16 +254,29 @@ def differentiating(
 
     def watch(act: Tensor, hook: Any, *, layer: int) -> Tensor:
         act = _tracked(act, site)
-        value = act.detach()
-
-        def pass_on(gradient: Tensor) -> None:  # what a tensor hook returns would replace the gradient
-            consume(layer, value, gradient)
-
-        act.register_hook(pass_on)
-        return act
+        return _Watched.apply(act, layer, consume)
 
     with model.hooks(fwd_hooks=[(site.at(layer), partial(watch, layer=layer)) for layer in _checked(model, layers)]):
         yield
+
+
+class _Watched(torch.autograd.Function):
+    """The identity, which shows its value with its gradient on the way back.
+
+    The value is saved as any other that a backward pass needs: nothing twice, and with checkpointing not at all.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, act: Tensor, layer: int, consume: Callable[[int, Tensor, Tensor], None]) -> Tensor:
+        ctx.save_for_backward(act)
+        ctx.layer, ctx.consume = layer, consume
+        return act.view_as(act)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
+        (act,) = ctx.saved_tensors
+        ctx.consume(ctx.layer, act.detach(), gradients[0])
+        return gradients[0], None, None
 
 
 def _tracked(act: Tensor, site: Site) -> Tensor:

@@ -4,8 +4,8 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint as run_anew
 
 from anchorlens.hooks import SettingError, Site
 from anchorlens.models.protocol import Memory
@@ -22,11 +24,14 @@ from anchorlens.preflight import Checkpoint, ModelError
 class Hooked:
     """A ``HookedTransformer`` as a ``Lens``; its methods are documented there.
 
-    Keys of a rotary model are remembered before their rotation: transformer-lens rotates them at each use by their
-    place in the cache.
+    The model is made ``lean``, which changes neither its numbers nor its hooks. Keys of a rotary model are remembered
+    before their rotation: transformer-lens rotates them at each use by their place in the cache.
     """
 
     def __init__(self, model: Any, tokenizer: Any, checkpoint: Checkpoint) -> None:
+        from anchorlens.models.lean import lean  # takes the seconds in which transformer-lens is imported
+
+        lean(model)
         self.model, self.tokenizer, self.checkpoint = model, tokenizer, checkpoint
         self.cfg = model.cfg
 
@@ -37,9 +42,10 @@ class Hooked:
         return self.model(tokens)
 
     def at_target(
-        self, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, " batch"]
+        self, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, " batch"], *, checkpoint: bool = False
     ) -> Float[Tensor, "batch d_model"]:
-        resid = self.model(tokens, stop_at_layer=self.cfg.n_layers)
+        with _checkpointing(self.model.blocks) if checkpoint else nullcontext():
+            resid = self.model(tokens, stop_at_layer=self.cfg.n_layers)
         row = resid[torch.arange(len(target), device=resid.device), target]
         return self._final(row[:, None])
 
@@ -162,6 +168,32 @@ class Hooked:
             return learned[positions]
 
         return self.hooks(fwd_hooks=[("hook_pos_embed", partial(place, learned=self.model.pos_embed.W_pos))])
+
+
+@contextmanager
+def _checkpointing(blocks: Iterable[Any]) -> Iterator[None]:
+    """Blocks that keep only what is dear to compute; a backward pass computes the rest again, block by block."""
+    for block in blocks:
+        block.forward = partial(
+            run_anew,
+            block.forward,
+            use_reentrant=False,
+            preserve_rng_state=False,  # nothing is drawn
+            context_fn=partial(create_selective_checkpoint_contexts, _dear),
+        )
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def _dear(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Outputs of weight matrices are kept; scores, patterns, norms and activation functions are computed again."""
+    return CheckpointPolicy.MUST_SAVE if op in _MATRICES else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+_MATRICES = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
 
 
 def _turned(

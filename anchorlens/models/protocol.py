@@ -66,9 +66,14 @@ class Lens(Protocol):
         ...
 
     def at_target(
-        self, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, " batch"]
+        self, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, " batch"], *, checkpoint: bool = False
     ) -> Float[Tensor, "batch d_model"]:
-        """What the output matrix reads at ``target``: the last residual stream after the final norm."""
+        """What the output matrix reads at ``target``: the last residual stream after the final norm.
+
+        With ``checkpoint``, what a backward pass needs is kept as far as it is dear (outputs of weight matrices);
+        scores, patterns and activation functions are computed again, layer by layer: less memory for a little more
+        time, the same gradients to the bit. Hooks are then called again.
+        """
         ...
 
     def label_logits(
