@@ -157,6 +157,28 @@ def test_saliency_that_is_not_finite_names_its_layers(batch):
         flow.information_flow(broken, batch)
 
 
+def test_saliency_that_vanishes_in_half_precision_is_named(prompts):
+    model = random_model(torch.float16)
+
+    def fade(act: torch.Tensor, hook: object) -> torch.Tensor:
+        act.register_hook(lambda grad: grad * 1e-5 * 1e-5)  # each factor is a float16, their product is none
+        return act
+
+    with (
+        model.hooks(fwd_hooks=[("blocks.2.hook_resid_post", fade)]),
+        pytest.raises(FloatingPointError, match=r"of examples \[0, 1\] in layers \[0, 1, 2\] is 0, with a loss"),
+    ):
+        flow.information_flow(model, collate(prompts))
+
+
+def test_in_full_precision_a_layer_without_effect_has_no_saliency_and_that_is_right(prompts):
+    model = random_model(torch.float32)
+    with torch.no_grad():
+        model.model.blocks[1].attn.W_O.zero_()
+    frame = flow.information_flow(model, collate(prompts))
+    assert (frame.groupby("layer")["value"].sum() == 0).tolist() == [False, True, False]
+
+
 def frame_of(values: dict[str, list[float]]) -> pd.DataFrame:
     rows = [(0, 0, layer, name, value) for name, each in values.items() for layer, value in enumerate(each)]
     return pd.DataFrame(rows, columns=pd.Index(["seed", "example", "layer", "flow", "value"]))

@@ -118,16 +118,10 @@ def information_flow(model: Lens, batch: Batch, *, heads: str = "sum") -> pd.Dat
     def keep(layer: int, sal: Tensor) -> None:
         kept[layer] = mean_flows(sal, weights)
 
-    predicted = _backward(model, batch, heads, keep).argmax(-1)
+    logits = _backward(model, batch, heads, keep)
+    predicted = logits.argmax(-1)
     values = torch.stack([kept[layer] for layer in range(model.cfg.n_layers)], dim=1).cpu().double()
-    wrong = ~values.isfinite().all(-1)  # [batch layer]
-    if wrong.any():
-        examples, layers = batch.example.cpu()[wrong.any(-1)].tolist(), wrong.any(0).nonzero().flatten().tolist()
-        raise NotFiniteError(
-            f"saliency of examples {examples} in layers {layers} is not finite in {model.cfg.dtype}: "
-            "half precision overflows, use dtype=float32.",
-            examples,
-        )
+    _check_range(values, F.cross_entropy(logits, batch.gold, reduction="none").cpu(), batch, model.cfg.dtype)
     n, n_layers, n_flows = values.shape
     each = n_layers * n_flows
     repeated = partial(torch.repeat_interleave, repeats=each)
@@ -143,6 +137,23 @@ def information_flow(model: Lens, batch: Batch, *, heads: str = "sum") -> pd.Dat
         }
     )
     return frame.sort_values(["seed", "example", "layer"], kind="stable", ignore_index=True)
+
+
+def _check_range(
+    values: Float[Tensor, "batch layer flow"], loss: Float[Tensor, " batch"], batch: Batch, dtype: torch.dtype
+) -> None:
+    """Half precision may overflow, or lose the small numbers that a mean over many cells is made of."""
+    for what, wrong in (
+        ("is not finite", ~values.isfinite().all(-1)),
+        ("is 0, with a loss that is not,", (values == 0).all(-1) & (loss > 0)[:, None] & (dtype.itemsize < 4)),
+    ):  # [batch layer]
+        if wrong.any():
+            examples, layers = batch.example.cpu()[wrong.any(-1)].tolist(), wrong.any(0).nonzero().flatten().tolist()
+            raise NotFiniteError(
+                f"saliency of examples {examples} in layers {layers} {what} in {dtype}: half precision lacks the "
+                "range, use dtype=float32.",
+                examples,
+            )
 
 
 def stated(frame: pd.DataFrame, twin: pd.DataFrame | None = None) -> pd.DataFrame:
