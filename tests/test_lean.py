@@ -164,6 +164,14 @@ def test_a_norm_is_computed_anew_when_its_input_was_changed_in_place():
     assert not torch.equal(norm(x), first)
 
 
+def test_a_norm_left_half_way_through_its_readers_does_not_answer_for_another_tensor():
+    model = built()
+    lean(model)
+    norm, (x, y) = model.blocks[0].ln1, torch.randn(2, 1, 2, 16, dtype=torch.float64)
+    first = norm(x)  # as after an error in the middle of a layer
+    assert not torch.equal(norm(y.clone()), first)
+
+
 def test_a_norm_read_by_others_than_attention_keeps_nothing(tokens):
     model = built()
     lean(model)
