@@ -4,7 +4,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +15,9 @@ from typing import Any
 import pandas as pd
 
 from anchorlens import __version__, store
+from anchorlens.gathering import Gathering
 from anchorlens.parameters import RESERVED, check, content, declared, examine, find
+from anchorlens.warm import Kernel
 
 _NOTES = "notes.json"  # what a notebook has to say for the manifest, which its runner writes
 _VERSIONS = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "pandas", "papermill")
@@ -43,16 +45,25 @@ class Result:
 
 
 def run(
-    notebook: str, parameters: Mapping[str, Any], *, root: Path = Path("outputs"), force: bool = False, bar: bool = True
+    notebook: str,
+    parameters: Mapping[str, Any],
+    *,
+    root: Path = Path("outputs"),
+    force: bool = False,
+    bar: bool = True,
+    kernel: Kernel | None = None,
 ) -> Result:
     """Run a notebook with papermill, or return the result that is there already.
+
+    A run that was interrupted, or failed, goes on after the last part that it completed.
 
     Args:
         notebook: name or path.
         parameters: values by name, of the types that the notebook declares.
         root: the store; the run's folder is ``root/<notebook>/<key>``.
-        force: run even if there is a result, and replace it.
+        force: run from the beginning even if there is a result, or a part of one, and replace it.
         bar: show progress by cells on stderr.
+        kernel: one that is kept between runs (``warm.kernel``); by default the run starts and ends its own.
 
     Raises:
         ParameterError, preflight.ModelError, tasks.TaskError: before anything starts.
@@ -66,7 +77,7 @@ def run(
     target = store.Run(root.resolve() / path.stem / store.key(made_of))
     if target.whole and not force:
         return Result(path.stem, target.final, cached=True)
-    with store.claiming(target):
+    with store.claiming(target, resume=not force):
         if target.whole and not force:  # another runner was faster
             return Result(path.stem, target.final, cached=True)
         import papermill  # takes seconds, so only when something is to be run
@@ -83,6 +94,7 @@ def run(
                 progress_bar=bar,
                 stderr_file=sys.stderr if bar else None,  # the notebook's own progress
                 config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # otherwise each kernel warns
+                **(kernel.options(made_of["code"]) if kernel is not None else {}),
             )
         except papermill.exceptions.PapermillExecutionError as error:
             raise RunError(
@@ -97,7 +109,8 @@ def run(
             raise RunError(
                 f"{path.stem}: the notebook ran through and stored no results: {output}", kind="", folder=target.partial
             )
-        return Result(path.stem, target.finish(_manifest(target, made_of, values, started)), cached=False)
+        manifest = {**_manifest(target, made_of, values, started), "kernel": "cold" if kernel is None else "warm"}
+        return Result(path.stem, target.finish(manifest), cached=False)
 
 
 def _verbatim(path: Path) -> str:
@@ -111,6 +124,7 @@ def _manifest(
     notes = target.partial / _NOTES
     noted = json.loads(notes.read_text()) if notes.is_file() else {}
     notes.unlink(missing_ok=True)
+    target.drop_parts()
     return {
         **made_of,
         **noted,
@@ -132,10 +146,9 @@ def _manifest(
 
 
 @dataclass
-class Session:
+class Session(Gathering):
     """Where a notebook writes: into the runner's folder or, run by hand, into one of its own in the store."""
 
-    target: store.Run
     made_of: Mapping[str, Any] | None = None  # None: the runner finishes the run
     values: Mapping[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
@@ -150,39 +163,12 @@ class Session:
         """Store one table, checked against its analysis' COLUMNS."""
         self.target.write(frame, columns, name)
 
-    def gather(self, frames: Iterable[pd.DataFrame], columns: Mapping[str, str], name: str = "results") -> pd.DataFrame:
-        """Store a table that comes in parts, sorted by seed and example, and return it.
-
-        Each part is written as it comes, so that rows so far are in the folder whatever happens; when all are there the
-        parts give way to the whole.
-        """
-        return self.gather_tables(({name: frame} for frame in frames), {name: columns})[name]
-
-    def gather_tables(
-        self, parts: Iterable[Mapping[str, pd.DataFrame]], columns: Mapping[str, Mapping[str, str]]
-    ) -> dict[str, pd.DataFrame]:
-        """``gather`` for an analysis that gives several tables at once, by name; some parts may lack rows of one."""
-        frames: dict[str, list[pd.DataFrame]] = {name: [] for name in columns}
-        paths = []
-        for n, part in enumerate(parts):
-            for name, frame in part.items():
-                if not frame.empty:
-                    paths.append(self.target.write(frame, columns[name], f"{name}-{n:05d}"))
-                    frames[name].append(frame)
-        whole = {}
-        for name, found in frames.items():
-            if not found:
-                raise store.StoreError(f"table {name!r} has no rows: there were no prompts.")
-            order = [column for column in ("seed", "example") if column in columns[name]]
-            whole[name] = pd.concat(found).sort_values(order, kind="stable", ignore_index=True)
-            self.target.write(whole[name], columns[name], name)
-        for path in paths:
-            path.unlink()
-        return whole
-
     def finish(self, *, left_out: int = 0) -> Path:
-        """Complete the run, and say where it is (under a runner: will be); ``left_out`` counts prompts too long."""
-        (self.folder / _NOTES).write_text(json.dumps({"left_out": left_out}))
+        """Complete the run, and say where it is (under a runner: will be); ``left_out`` counts prompts too long.
+
+        The manifest also says how many parts came from an earlier try.
+        """
+        (self.folder / _NOTES).write_text(json.dumps({"left_out": left_out, "resumed": self.resumed}))
         if self.made_of is not None:
             self.target.finish(_manifest(self.target, self.made_of, self.values, self.started))
             self.claim.close()
@@ -197,7 +183,7 @@ def here(notebook: str, namespace: Mapping[str, Any]) -> Session:
     the notebooks itself, beside it. Under ``anchorlens run`` it goes where the runner says.
     """
     if namespace[RESERVED]:
-        return Session(store.Run(Path(namespace[RESERVED].removesuffix(".partial"))))
+        return Session(store.Run(Path(namespace[RESERVED].removesuffix(".partial"))), resumes=True)
     path = find(notebook)
     values = check(path, {name: namespace[name] for name in declared(path) if name != RESERVED})
     # its cells may have been changed since they were saved, so it never stands in for a run of the saved notebook
@@ -208,6 +194,6 @@ def here(notebook: str, namespace: Mapping[str, Any]) -> Session:
     for earlier in namespace.values():
         if isinstance(earlier, Session):
             earlier.claim.close()  # the cell is run again
-    session = Session(target, made_of, values)
+    session = Session(target, made_of=made_of, values=values)
     session.claim.enter_context(store.claiming(target))
     return session

@@ -40,6 +40,11 @@ class Batch:
         kept = torch.tensor([example not in left_out for example in self.example.tolist()], device=self.example.device)
         return replace(self, **{name: value[kept] for name, value in vars(self).items()}) if kept.any() else None
 
+    def halves(self) -> "tuple[Batch, ...]":
+        """The batch in two, each padded no wider than it needs; none for a single prompt."""
+        parts = [{name: value[rows] for name, value in vars(self).items()} for rows in _halved(len(self.target))]
+        return tuple(Batch(**{**part, "tokens": part["tokens"][:, : int(part["target"].max()) + 1]}) for part in parts)
+
 
 def collate(prompts: Sequence[Prompt], pad: int = 0) -> Batch:
     """Pad prompts with token ``pad`` (any will do) into one batch."""
@@ -86,6 +91,15 @@ class Queries:
     def to(self, device: str | torch.device) -> "Queries":
         """The same queries on ``device``."""
         return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+
+    def halves(self) -> "tuple[Queries, ...]":
+        """The queries in two, each padded no wider than it needs; none for a single query."""
+        made = []
+        for rows in _halved(len(self.gold)):
+            width = int(self.mask[rows].sum(1).max())
+            tokens, mask = self.tokens[rows, -width:], self.mask[rows, -width:]
+            made.append(Queries(tokens, mask, self.gold[rows], self.example[rows]))
+        return tuple(made)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +215,10 @@ def groups(prompts: Iterable[Prompt]) -> list[Group]:
                 "each query a number of its own (Example.row), by which results are told apart."
             )
     return [Group(tuple(each)) for each in found.values()]
+
+
+def _halved(n: int) -> tuple[slice, ...]:
+    return (slice(0, n - n // 2), slice(n - n // 2, n)) if n > 1 else ()
 
 
 def _query_start(prompt: Prompt) -> int:

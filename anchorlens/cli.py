@@ -23,6 +23,7 @@ EXIT_CODES = {
     "IncompleteModelError": BAD_INPUT,
     "PermissionError": BAD_INPUT,
     "SettingError": BAD_INPUT,
+    "ShapeError": BAD_INPUT,
     "UndefinedError": BAD_INPUT,
     "MissingRowsError": MISSING,
     "MissingModelError": MISSING,
@@ -41,6 +42,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 Store = Annotated[Path, typer.Option("--store", help="Folder of all runs.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Run again even if there is a result.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and run nothing.")]
 
 
 def _version(wanted: bool) -> bool:
@@ -65,11 +67,21 @@ def run(
     ] = None,
     store: Store = Path("outputs"),
     force: Force = False,
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Run one notebook with parameters; a run that was done before is returned at once."""
     from anchorlens import batch, parameters
 
+    if dry_run:
+        from anchorlens import dryrun
+
+        with _exit_codes(json_, notebook):
+            path = parameters.find(notebook)
+            values = parameters.check(path, parameters.parse(path, parameter or []))
+            found = dryrun.estimate(path, values, store)
+        print(json.dumps({"status": "ok", "dry_run": True, **found}) if json_ else dryrun.report(found))
+        return
     with _exit_codes(json_, notebook):
         given = parameters.parse(parameters.find(notebook), parameter or [])
         result = batch.run(notebook, given, root=store, force=force)
@@ -82,15 +94,16 @@ def run(
 @app.command()
 def demo(store: Store = Path("outputs"), force: Force = False, json_: Json = False) -> None:
     """Run every notebook on the shipped toy model."""
-    from anchorlens import batch, parameters
+    from anchorlens import batch, parameters, warm
 
     done = []
-    for name in parameters.notebooks():
-        print(f"{name}: running on the toy model", file=sys.stderr)
-        with _exit_codes(json_, name):
-            done.append(batch.run(name, DEMO.get(name, {}), root=store, force=force))
-        if not json_:
-            _say(done[-1])
+    with warm.kernel() as kernel:
+        for name in parameters.notebooks():
+            print(f"{name}: running on the toy model", file=sys.stderr)
+            with _exit_codes(json_, name):
+                done.append(batch.run(name, DEMO.get(name, {}), root=store, force=force, kernel=kernel))
+            if not json_:
+                _say(done[-1])
     if json_:
         print(json.dumps({"status": "ok", "runs": [_summary(result) for result in done]}))
 

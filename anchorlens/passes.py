@@ -5,21 +5,21 @@ Every fast way gives what the plain whole-prompt run gives, up to rounding.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-import psutil
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from anchorlens import fitting, planner
 from anchorlens.batching import Batch, Group, Queries, batches
-from anchorlens.hooks import SettingError, Site, capturing
+from anchorlens.fitting import halving as halving  # what analyses run their batches with
+from anchorlens.hooks import Site, capturing
 from anchorlens.models import Lens, Memory, device_of
 from anchorlens.prompts import Prompt
 
 Result = TypeVar("Result")
-SHARE = 0.5  # of free memory that a pass may take
-ENOUGH = 4096  # tokens; larger batches gain nothing
 TOP = 5  # next tokens that word loyalty compares, as in the paper
 
 
@@ -67,13 +67,19 @@ class Answers:
 # --- whole prompts ---
 
 
-def answer(model: Lens, batch: Batch) -> Float[Tensor, "batch label"]:
+def answer(model: Lens, batch: Batch, *, checkpoint: bool | None = None) -> Float[Tensor, "batch label"]:
     """Logits of the label words at each prompt's target; nothing else of the output matrix is computed.
+
+    Args:
+        checkpoint: as for ``Lens.at_target``; None: where gradients are wanted and memory would not do otherwise.
 
     Raises:
         NotFiniteError: if a logit is not finite; names the prompts, and the layer where it begins.
     """
-    return _finite(model, model.label_logits(model.at_target(batch.tokens, batch.target), batch.labels), batch)
+    if checkpoint is None:
+        checkpoint = torch.is_grad_enabled() and fitting.checkpointed(model, *batch.tokens.shape)
+    final = model.at_target(batch.tokens, batch.target, checkpoint=checkpoint)
+    return _finite(model, model.label_logits(final, batch.labels), batch)
 
 
 def answers(model: Lens, batch: Batch, top: int = TOP) -> Answers:
@@ -92,21 +98,11 @@ def plan(model: Lens, prompts: Iterable[Prompt], batch_tokens: int = 0) -> list[
     """Batches of whole prompts for a backward pass, on the model's device.
 
     Args:
-        batch_tokens: tokens per batch, padding included; 0: from free memory, at most ``ENOUGH``. A fixed number gives
-            the same batches, and so the same bits, everywhere.
+        batch_tokens: tokens per batch, padding included; 0: from free memory, at most ``planner.ENOUGH``. A fixed
+            number gives the same batches, and so the same bits, everywhere.
     """
-    size = _sizing(model, batch_tokens, bytes_per_token)
+    size = fitting.sizing(model, batch_tokens, planner.differentiating)
     return [batch.to(model.cfg.device) for batch in batches(prompts, size)]
-
-
-def bytes_per_token(cfg: Any, length: int) -> float:
-    """Memory that one token of a prompt of ``length`` takes from forward to backward, in bytes.
-
-    What autograd keeps was measured at 14.6 vectors of d_model and 1.0 rows of attention for each head, per layer; the
-    rest is headroom for what is alive only while a layer is computed.
-    """
-    per_layer = 17 * cfg.d_model + 1.5 * cfg.n_heads * length
-    return cfg.n_layers * per_layer * torch.empty(0, dtype=cfg.dtype).element_size()
 
 
 # --- demonstrations once, then queries ---
@@ -143,9 +139,13 @@ def demonstrate_from(model: Lens, clean: Demonstrated, layer: int) -> Memory:
     return model.remember_from(layer, clean.resid[layer], clean.memory)
 
 
-def queries(model: Lens, group: Group, batch_tokens: int = 0) -> list[Queries]:
-    """Batches of a group's queries, on the model's device; ``batch_tokens`` as in ``plan`` (demonstrations apart)."""
-    size = _sizing(model, batch_tokens, lambda cfg, length: bytes_per_query_token(cfg, length, group.length))
+def queries(model: Lens, group: Group, batch_tokens: int = 0, *, remembered: bool = False) -> list[Queries]:
+    """Batches of a group's queries, on the model's device; ``batch_tokens`` as in ``plan`` (demonstrations apart).
+
+    ``remembered``: the queries will be remembered too (``prepare``), which takes far more memory.
+    """
+    peak = planner.remembering if remembered else planner.reading
+    size = fitting.sizing(model, batch_tokens, lambda shape, rows, length, _: peak(shape, rows, length, group.length))
     made = group.queries(size, padding=model.pads_exactly)
     return [each.to(device_of(model)) for each in made]
 
@@ -170,18 +170,6 @@ def respond(
     every = model.all_logits(final)
     logits = _finite(model, model.label_logits(final, labels), asked, group, every)
     return Answers(asked.example, asked.gold, logits, every.topk(top).indices)
-
-
-def bytes_per_query_token(cfg: Any, length: int, before: int) -> float:
-    """Memory that one token of a query of ``length`` takes after ``before`` remembered ones, without gradients.
-
-    What is alive at one time within a layer: the MLP's activations, scores and pattern, and keys and values with those
-    of the memory in front.
-    """
-    ratio = (before + length) / length
-    mlp = cfg.d_mlp or 4 * cfg.d_model
-    alive = 8 * cfg.d_model + 2 * mlp + 3 * cfg.n_heads * (before + length) + 4 * ratio * cfg.n_heads * cfg.d_head
-    return alive * torch.empty(0, dtype=cfg.dtype).element_size()
 
 
 # --- one-token steps ---
@@ -228,44 +216,65 @@ def step(model: Lens, prepared: Prepared) -> Float[Tensor, "batch label"]:
 
 
 def each(analysis: Callable[[Part], Result], parts: Iterable[Part]) -> Iterator[Result]:
-    """``analysis`` of one part after the other.
+    """``analysis`` of one part after the other; a batch that does not fit into memory is run in halves.
 
     Raises:
+        NoRoomError: if a part does not fit that cannot be halved.
         NotFiniteError: after the result for all other prompts of the part where it happens, so that none is lost.
     """
-    for part in parts:
-        rest, first = part, None
-        while rest is not None:
-            try:
-                yield analysis(rest)
-                break
-            except NotFiniteError as error:
-                first = first or error
-                if error.kept is not None:
-                    yield error.kept
-                    break
-                rest = rest.without(error.examples)
+    for results, first in halving(partial(_each, analysis), parts):
+        yield from results
         if first:
             raise first
 
 
-def _sizing(model: Lens, batch_tokens: int, need: Callable[[Any, int], float]) -> Callable[[int], int]:
-    """How many prompts of a length make a batch."""
-    if batch_tokens < 0:
-        raise SettingError(f"batch_tokens={batch_tokens}: give tokens per batch, or 0 to choose from free memory.")
-    free = _free_bytes(model.cfg.device)
+def _each(analysis: Callable[[Part], Result], part: Part) -> tuple[list[Result], NotFiniteError | None]:
+    """Results of a part, prompts whose answers are not numbers left out, and the first error."""
+    results, rest, first = [], part, None
+    while rest is not None:
+        try:
+            results.append(analysis(rest))
+            break
+        except NotFiniteError as error:
+            first = first or error
+            if error.kept is not None:
+                results.append(error.kept)
+                break
+            rest = rest.without(error.examples)
+    return results, first
 
-    def size(length: int) -> int:
-        fits = min(ENOUGH, SHARE * free / need(model.cfg, length))
-        return int((batch_tokens or fits) // length)
 
-    return size
+def alone(part: Part) -> tuple[Part]:
+    """A part that is not split."""
+    return (part,)
 
 
-def _free_bytes(device: str | torch.device | None) -> int:
-    if torch.device(device or "cpu").type == "cuda":
-        return torch.cuda.mem_get_info(torch.device(device or "cuda"))[0]
-    return psutil.virtual_memory().available
+def over(
+    analysis: Callable[[Any], Any], split: Callable[[Any], Iterable[Any]] = alone, *then: Callable[[Any], Any]
+) -> Callable[[Any], Iterator[Any]]:
+    """``analysis`` of a window of prompts: of ``each`` part that ``split`` makes of it, one after the other.
+
+    Args:
+        analysis: what runs the model on a part.
+        split: batches (``plan``) or groups of a window; without it, the window is one part.
+        then: further steps that each result goes through.
+    """
+
+    def of(window: Any) -> Iterator[Any]:
+        found: Iterator[Any] = each(analysis, split(window))
+        for step in then:
+            found = map(step, found)
+        return found
+
+    return of
+
+
+class Keeping(list):
+    """A step of ``over`` that changes nothing and keeps what it has seen: for analyses that need all of it at once."""
+
+    def __call__(self, one: Result) -> Result:
+        self.append(one)
+        return one
 
 
 def _finite(

@@ -6,7 +6,7 @@ model.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import accumulate
@@ -32,6 +32,12 @@ class PromptError(ValueError):
 
 class TooLongError(PromptError):
     """A prompt with more tokens than the model can read."""
+
+
+def check_left(made: Sized, skipped: Sequence[str]) -> None:
+    """Refuse to go on without any prompt."""
+    if not len(made):
+        raise PromptError(f"no prompt is left: {skipped[0] if skipped else 'there were no queries'}")
 
 
 @dataclass(frozen=True)
@@ -197,22 +203,25 @@ class Encoder:
             seed=draft.seed,
         )
 
+    def one(self, draft: Draft, too_long: Literal["error", "skip"] = "error") -> Prompt | TooLongError:
+        """Tokenise one draft; with ``too_long="skip"``, a prompt that is too long is told and not raised."""
+        if too_long not in ("error", "skip"):
+            raise PromptError(f"too_long={too_long!r}: it may be 'error' or 'skip'.")
+        try:
+            return self(draft)
+        except TooLongError as error:
+            if too_long == "error":
+                raise
+            return error
+
     def all(
         self, drafts: Iterable[Draft], too_long: Literal["error", "skip"] = "error"
     ) -> tuple[list[Prompt], list[str]]:
         """Tokenise drafts; the second value says which were left out as too long (with ``too_long="skip"``)."""
-        if too_long not in ("error", "skip"):
-            raise PromptError(f"too_long={too_long!r}: it may be 'error' or 'skip'.")
-        made, skipped = [], []
-        for draft in drafts:
-            try:
-                made.append(self(draft))
-            except TooLongError as error:
-                if too_long == "error":
-                    raise
-                skipped.append(str(error))
-        if not made:
-            raise PromptError(f"no prompt is left: {skipped[0] if skipped else 'there were no queries'}")
+        found = [self.one(draft, too_long) for draft in drafts]
+        skipped = [str(each) for each in found if isinstance(each, TooLongError)]
+        made = [each for each in found if isinstance(each, Prompt)]
+        check_left(made, skipped)
         return made, skipped
 
     def _fitting(self, parts: Sequence[int]) -> str:

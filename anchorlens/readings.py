@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anchorlens import passes
-from anchorlens.batching import Group
+from anchorlens.batching import Group, Queries
 from anchorlens.hooks import Site, capturing, watching
 from anchorlens.models import Lens, device_of
 from anchorlens.passes import Answers
@@ -45,6 +45,7 @@ def read(model: Lens, group: Group, *, batch_tokens: int = 0, vectors: Iterable[
     Raises:
         ValueError: for a layer that the model does not have.
         NotFiniteError: if a label logit is not finite; names the prompts.
+        NoRoomError: if a single query does not fit into memory.
     """
     layers, every = tuple(vectors), range(model.cfg.n_layers)
     query_site, key_site = model.attention_sites
@@ -56,20 +57,25 @@ def read(model: Lens, group: Group, *, batch_tokens: int = 0, vectors: Iterable[
         attention[layer] = pattern[:, :, -1].index_select(-1, anchors).sum(1)
 
     def asked_for(layer: int, every_row: Float[Tensor, "batch query head d_head"]) -> None:
-        queries[layer] = every_row[:, -1].flatten(1)
+        queries[layer] = every_row[:, -1].flatten(1).clone()  # a view would keep every row
 
     with capturing(model, key_site, layers) as kept:
         demonstrated = passes.demonstrate(model, group)
     keys = [_concatenated(kept[layer][0, anchors], model.cfg.n_heads) for layer in layers]
-    rows: dict[int, list[Tensor]] = {}
-    for asked in passes.queries(model, group, batch_tokens):
+
+    def ask(asked: Queries) -> dict[int, list[Tensor]]:
+        """What is kept of each query, by example."""
         with watching(model, Site.PATTERN, every, attended), watching(model, query_site, layers, asked_for):
             said = passes.respond(model, group, demonstrated.memory, asked)
         seen = torch.stack([attention[layer] for layer in every], dim=1)
         kept_queries = [queries[layer] for layer in layers]
         found = torch.stack(kept_queries, dim=1) if layers else seen.new_zeros(len(seen), 0, 0)
         columns = [each.cpu() for each in (said.gold, said.label_logits, said.top, seen, found)]
-        rows |= {example: [column[n] for column in columns] for n, example in enumerate(said.example.tolist())}
+        return {example: [column[n] for column in columns] for n, example in enumerate(said.example.tolist())}
+
+    rows: dict[int, list[Tensor]] = {}
+    for found in passes.halving(ask, passes.queries(model, group, batch_tokens)):
+        rows |= found
     order = [prompt.example for prompt in group.prompts]
     gold, logits, top, seen, found = (torch.stack([rows[example][i] for example in order]) for i in range(5))
     none = torch.zeros(0, len(anchors), 0, dtype=seen.dtype)

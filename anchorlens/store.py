@@ -1,13 +1,16 @@
 """Keep results: a run is a folder named by a content key, whole when it is there under that name.
 
 Everything is written into ``<key>.partial`` beside it, the manifest last; then the folder is renamed. Whoever works on
-a partial folder holds a lock on it, so that two runners of one key leave exactly one result.
+a partial folder holds a lock on it, so that two runners of one key leave exactly one result. A table may come in parts,
+``<table>-00003.parquet``: since the key covers all that decides a result, a later try goes on where an earlier one
+ended.
 """
 
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 SCHEMA = 1  # version of the manifest
+_PART = re.compile(r".+-\d{5}\.parquet")
+_OF_PART = re.compile(r".+-\d{5}(\.incomplete)?(\.\d+\.writing|\.parquet)")  # and what an error may have left of one
+_STAMP = b"anchorlens"  # under which a part's file says which part it is
 
 
 class StoreError(ValueError):
@@ -47,22 +55,65 @@ class Run:
         """Write one table as ``<name>.parquet``, checked against the columns its analysis declares.
 
         Raises:
-            StoreError: for a missing or an undeclared column, a wrong type, or a table without rows.
+            StoreError: for a missing or an undeclared column, a wrong type, a table without rows, or a part's name.
         """
-        types = dict(zip(frame.columns, frame.dtypes, strict=True))
-        wrong = [f"{c}: {types[c]}, not {t}" for c, t in columns.items() if c in types and types[c] != t]
-        missing, extra = sorted(set(columns) - set(frame)), sorted(map(str, set(frame) - set(columns)))
-        extra += [f"{column} twice" for column in frame.columns[frame.columns.duplicated()]]
-        if wrong or missing or extra or frame.empty:
-            raise StoreError(
-                f"table {name!r} does not match the COLUMNS of its analysis: missing {missing}, not declared {extra}, "
-                f"wrong type {wrong}, {len(frame)} rows."
-            )
+        _check(frame, columns, name)
         path = self.partial / f"{name}.parquet"
+        if _PART.fullmatch(path.name):
+            raise StoreError(f"table {name!r}: names that end in five digits are those of parts; choose another.")
         with _writable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             frame.to_parquet(path, index=False)
         return path
+
+    def write_part(
+        self, frame: pd.DataFrame, columns: Mapping[str, str], name: str, number: int, *, of: int, whole: bool = True
+    ) -> Path:
+        """Write part ``number`` of ``of`` of a table, checked as by ``write``, but it may be empty; never half a part.
+
+        ``whole=False`` is for what an error has left of a part: to be looked at, and none of ``parts``.
+        """
+        _check(frame, columns, name, empty=True)
+        stamp = json.dumps(self._stamp(name, number, of)).encode()
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _STAMP: stamp})
+        path = self._part(name, number)
+        path = path if whole else path.with_suffix(".incomplete.parquet")
+        passing = path.with_suffix(f".{os.getpid()}.writing")
+        with _writable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table, passing)
+            _sync(passing)  # a name that outlives a power cut where the rows do not would pass for a part
+            passing.rename(path)
+        return path
+
+    def read_part(self, name: str, number: int) -> pd.DataFrame:
+        """A part that was written."""
+        return pd.read_parquet(self._part(name, number))
+
+    def parts(self, name: str, of: int) -> set[int]:
+        """Which of ``of`` parts of a table are there; files that only bear the name of one are not counted."""
+        return {n for n in range(of) if _stamped(self._part(name, n)) == self._stamp(name, n, of)}
+
+    def clear(self, *, keep_parts: bool = False) -> None:
+        """Remove what is in ``partial``; with ``keep_parts``, all but files that bear the name of a part."""
+        for path in self.partial.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif not (keep_parts and _PART.fullmatch(path.name)):
+                path.unlink()
+
+    def drop_parts(self) -> None:
+        """Remove all parts, when the tables that they make are there."""
+        for path in self.partial.iterdir():
+            if _OF_PART.fullmatch(path.name):
+                path.unlink()
+
+    def _part(self, name: str, number: int) -> Path:
+        return self.partial / f"{name}-{number:05d}.parquet"
+
+    def _stamp(self, name: str, number: int, of: int) -> dict[str, Any]:
+        return {"key": self.final.name, "table": name, "part": number, "of": of}
 
     def finish(self, manifest: Mapping[str, Any]) -> Path:
         """Write the manifest, make everything durable, and put the folder in its place; an older result gives way.
@@ -89,10 +140,11 @@ class Run:
 
 
 @contextmanager
-def claiming(run: Run) -> Iterator[None]:
-    """Within the block this process alone owns the run's empty partial folder; waits for another owner to be done.
+def claiming(run: Run, *, resume: bool = False) -> Iterator[None]:
+    """Within the block this process alone owns the run's partial folder; waits for another owner to be done.
 
-    What is left in the folder after an error stays there to be looked at, until the run is claimed again.
+    What is left in the folder after an error stays there to be looked at, until the run is claimed again. Then it is
+    emptied; with ``resume``, parts of tables stay.
 
     Raises:
         StoreError: if the folder cannot be made.
@@ -114,8 +166,7 @@ def claiming(run: Run) -> Iterator[None]:
         os.close(handle)  # the folder we waited for was finished and renamed
     try:
         with _writable(run.partial):
-            for path in run.partial.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            run.clear(keep_parts=resume)
             if run._replaced.exists():  # left by a process that was killed between two renames
                 shutil.rmtree(run._replaced) if run.whole else run._replaced.rename(run.final)
         yield
@@ -156,6 +207,26 @@ def key(content: Mapping[str, Any]) -> str:
     """16 hex digits that name a run by what it depends on."""
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check(frame: pd.DataFrame, columns: Mapping[str, str], name: str, *, empty: bool = False) -> None:
+    types = dict(zip(frame.columns, frame.dtypes, strict=True))
+    wrong = [f"{c}: {types[c]}, not {t}" for c, t in columns.items() if c in types and types[c] != t]
+    missing, extra = sorted(set(columns) - set(frame)), sorted(map(str, set(frame) - set(columns)))
+    extra += [f"{column} twice" for column in frame.columns[frame.columns.duplicated()]]
+    if wrong or missing or extra or (frame.empty and not empty):
+        raise StoreError(
+            f"table {name!r} does not match the COLUMNS of its analysis: missing {missing}, not declared {extra}, "
+            f"wrong type {wrong}, {len(frame)} rows."
+        )
+
+
+def _stamped(path: Path) -> dict[str, Any] | None:
+    """Which part a file says it is; None if it is not there, cannot be read or says nothing."""
+    try:
+        return json.loads((pq.read_schema(path).metadata or {})[_STAMP])
+    except (OSError, pa.ArrowInvalid, KeyError, ValueError):
+        return None
 
 
 def _sync(path: Path) -> None:

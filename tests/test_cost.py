@@ -14,7 +14,9 @@ from anchorlens.batching import Group, groups
 from anchorlens.hooks import Site, watching
 
 SMALL = {"n_layers": 1, "n_heads": 2, "n_key_value_heads": None, "d_model": 4, "d_head": 2, "d_mlp": 8}
-PLAIN = SimpleNamespace(**SMALL, attn_only=False, gated_mlp=False)
+OTHER = {"d_vocab": 9, "n_ctx": 8, "positional_embedding_type": "standard", "normalization_type": "LN"}
+OTHER |= {"attn_only": False, "gated_mlp": False, "parallel_attn_mlp": False, "dtype": torch.float32}
+PLAIN = SimpleNamespace(**SMALL, **OTHER)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import anchorlens
 
 PACKAGE = Path(anchorlens.__file__).parent
 PROTOCOL = {"models.Lens", "models.Memory", "models.device_of"}
-ANALYSIS = {"prompts", "batching", "hooks", "passes", "readings", "metrics", *PROTOCOL}
+ANALYSIS = {"prompts", "batching", "hooks", "planner.*", "passes", "readings", "metrics", *PROTOCOL}
 PARTS = (
     "isolation.__init__",
     "isolation.sweeps",
@@ -30,6 +30,7 @@ ALLOWED = {
     "preflight": set(),
     "hooks": set(),
     "store": set(),
+    "gathering": {"store"},
     "metrics": set(),
     "figures.__init__": {"figures.*"},
     "figures.style": set(),
@@ -44,11 +45,19 @@ ALLOWED = {
     "drafts.__init__": {"tasks", "rows", "drafts.drawing"},
     "drafts.drawing": {"tasks", "rows"},
     "prompts": {"tasks", "drafts"},
+    "windows": {"drafts", "prompts"},
     "batching": {"prompts"},
     "models.__init__": {"hooks", "preflight", "models.*"},
     "models.protocol": {"hooks", "preflight"},
-    "models.hooked": {"hooks", "preflight", "models.protocol"},
-    "passes": {"hooks", *PROTOCOL, "prompts", "batching"},
+    "models.hooked": {"hooks", "preflight", "models.protocol", "models.lean"},
+    "models.lean": set(),
+    "planner.__init__": {"planner.*"},
+    "planner.shapes": set(),
+    "planner.costs": {"planner.shapes"},
+    "planner.peaks": {"planner.shapes", "planner.costs"},
+    "room": set(),
+    "fitting": {"planner.*", "room", "hooks", *PROTOCOL},
+    "passes": {"fitting", "planner.*", "hooks", *PROTOCOL, "prompts", "batching"},
     "readings": {"hooks", *PROTOCOL, "batching", "passes"},
     "analyses.__init__": set(),
     "analyses.information_flow": ANALYSIS,
@@ -56,7 +65,14 @@ ALLOWED = {
     **{f"analyses.{name}": ANALYSIS | {f"analyses.{name.split('.')[0]}.*"} for name in PARTS},
     "analyses.reweighting.lessons": ANALYSIS | {"drafts"},  # it brings drafts of three kinds together
     "parameters": {"preflight", "rows", "tasks"},
-    "batch": {"store", "parameters", "__version__"},
+    "dryrun": {"parameters", "planner.*", "preflight", "room", "rows", "store", "tasks"},
+    "warm.__init__": {"warm.*"},
+    "warm.engine": {"warm.*"},
+    "warm.inside": {"__init__", "warm.*", "figures.*", "models.*"},
+    "warm.resident": {"preflight"},
+    "warm.settings": set(),
+    "warm.traces": set(),
+    "batch": {"store", "gathering", "parameters", "warm.Kernel", "__version__"},
     "toy.__init__": set(),
     "toy.corpus": {"tasks", "rows", "toy.*"},
     "toy.episodes": {"tasks", "rows", "toy.*"},
@@ -140,7 +156,7 @@ def test_only_models_imports_transformer_lens():
         for name, _ in imported(path.read_text(), module)
         if name.split(".")[0] == "transformer_lens"
     }
-    assert users == {"models.hooked"}
+    assert users == {"models.hooked", "models.lean"}
 
 
 @pytest.mark.parametrize(

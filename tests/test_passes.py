@@ -6,7 +6,6 @@ from conftest import random_model
 
 from anchorlens import passes
 from anchorlens.batching import collate
-from anchorlens.hooks import Site, differentiating
 
 
 def test_answers_at_the_target_are_the_plain_runs_label_logits(model, batch):
@@ -56,33 +55,3 @@ def test_batches_keep_to_the_token_budget(model, prompts):
 def test_a_negative_budget_is_refused(model, prompts):
     with pytest.raises(ValueError, match="batch_tokens=-1: give tokens per batch, or 0"):
         passes.plan(model, prompts, batch_tokens=-1)
-
-
-def test_less_free_memory_means_smaller_batches(model, prompts, monkeypatch):
-    longest = max(len(prompt.ids) for prompt in prompts)
-    need = longest * passes.bytes_per_token(model.cfg, longest) / passes.SHARE
-    for free, sizes in ((2.1 * need, [2]), (1.9 * need, [1, 1])):
-        monkeypatch.setattr(passes, "_free_bytes", lambda device, free=free: int(free))
-        assert [len(batch.target) for batch in passes.plan(model, prompts)] == sizes
-
-
-@pytest.mark.parametrize(("width", "heads", "length"), [(64, 4, 32), (64, 4, 96), (128, 8, 64), (32, 8, 96)])
-def test_the_memory_estimate_covers_what_autograd_keeps_and_is_not_twice_that(width, heads, length):
-    model = random_model(torch.float32, d_model=width, n_heads=heads, d_head=width // heads, d_mlp=4 * width)
-    own = {tensor.untyped_storage().data_ptr() for tensor in [*model.model.parameters(), *model.model.buffers()]}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    tokens, layers = torch.zeros(4, length, dtype=torch.int64), range(model.cfg.n_layers)
-    with (
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        differentiating(model, Site.PATTERN, layers, lambda *_: None),
-    ):
-        final = model.at_target(tokens, torch.full((4,), length - 1))
-    assert final.requires_grad, "nothing was kept for a backward pass"
-    measured = sum(kept.values()) / tokens.numel()
-    assert measured <= passes.bytes_per_token(model.cfg, length) <= 2 * measured

@@ -1,6 +1,6 @@
 """Section 3.2: how loyal the model stays when little is kept of the demonstrations."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -91,7 +91,7 @@ class _Asked:
 def compression(
     model: Lens,
     group: Group,
-    texts: Iterable[Prompt] = (),
+    texts: Iterable[Prompt] | Callable[[Iterable[Prompt]], Iterable[Prompt]] = (),
     *,
     positions: str = "both",
     draws: int = 20,
@@ -107,7 +107,8 @@ def compression(
     Args:
         model: any model of ``anchorlens.models`` with learned or rotary positions.
         texts: the same prompts with empty demonstration texts, found by seed and example (``drafts.without_texts``);
-            without any, there is no arm text_anchor.
+            without any, there is no arm text_anchor. Or what makes them of the group's prompts
+            (``windows.counterparts``).
         positions: where the query's positions start. "restart": at 0; "continue": where they are in the whole prompt;
             "both": one after the other.
         draws: random sets to draw; 0 leaves hidden_random and hidden_random_top out.
@@ -137,7 +138,8 @@ def compression(
     Source:
         Section 3.2, table 2, appendix I. Kept keys and values are what the paper calls hidden states: equivalent.
         format_only and label_only are our own. The best draw is picked on the prompts that it is judged by, as
-        published: a group of one query has a best draw that is almost always loyal.
+        published: a group of one query has a best draw that is almost always loyal. Where a group comes in several
+        windows, each window has a best draw of its own.
         The released scripts restart positions for GPT-2 and continue them for GPT-J in the main table, and always
         continue them for the best of 20. With ``as_published``, "both" means that rule (restart for learned, continue
         for rotary positions); hidden_random_top looks at sets that grow from draw to draw, since the released script
@@ -162,7 +164,7 @@ def compression(
         growing = [_Kept("hidden_random", n, kept.with_random(group, each, anchored)) for n, each in enumerate(grown)]
         for rule in ("continue",) if positions == "both" else rules:
             frames.append(_best([asked.keeping(each, rule) for each in growing]))
-    if texts := list(texts):
+    if texts := list(texts(group.prompts) if callable(texts) else texts):
         frames.append(_as_text(asked, texts, batch_tokens))
     return pd.concat(frames, ignore_index=True)
 
@@ -187,13 +189,18 @@ def _drawn(group: Group, draws: int, chosen: Sequence[Sequence[int]] | None) -> 
 
 
 def _ask(model: Lens, group: Group, batch_tokens: int) -> _Asked:
-    memory, queries = passes.demonstrate(model, group).memory, passes.queries(model, group, batch_tokens)
-    return _Asked(model, group, memory, queries, _answers(model, group, memory, queries))
+    memory, planned = passes.demonstrate(model, group).memory, passes.queries(model, group, batch_tokens)
+    fitted = list(passes.halving(lambda each: (each, passes.respond(model, group, memory, each)), planned))
+    queries, said = [each for each, _ in fitted], [each for _, each in fitted]
+    return _Asked(model, group, memory, queries, _joined(said))
 
 
 def _answers(model: Lens, group: Group, memory: Memory, queries: Iterable[Queries]) -> Answers:
     """Answers to all queries, on the CPU, by example."""
-    said = [passes.respond(model, group, memory, each) for each in queries]
+    return _joined(list(passes.halving(lambda each: passes.respond(model, group, memory, each), queries)))
+
+
+def _joined(said: Sequence[Answers]) -> Answers:
     order = torch.cat([each.example for each in said]).argsort()
     names = ("example", "gold", "label_logits", "top")
     return Answers(*(torch.cat([getattr(each, name) for each in said])[order].cpu() for name in names))

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from anchorlens import passes
+from anchorlens import passes, planner
 from anchorlens.analyses.compression import kept
 from anchorlens.batching import Batch, Group, Queries, batches
 from anchorlens.models import Lens, Memory, device_of
@@ -21,20 +21,8 @@ MOST = 32  # queries that are timed: enough for the largest batch, few enough fo
 
 
 def operations(cfg: Any, tokens: int, before: int = 0) -> int:
-    """Floating-point operations of ``tokens`` that are run after ``before`` remembered ones.
-
-    2 * tokens * weights + 4 * layers * heads * d_head * tokens * (before + tokens), where the weights are those of
-    queries, keys, values and output (keys and values of grouped heads once) and of the MLP (a gate counts, and so many
-    experts as a token takes), and the second term is scores and values. All cells of the attention matrix count, since
-    those above the diagonal are computed and then masked. Norms, biases, embedding and the label words' few columns of
-    the output matrix are left out.
-    """
-    shared = cfg.n_key_value_heads or cfg.n_heads
-    attention = 2 * cfg.d_model * cfg.d_head * (cfg.n_heads + shared)
-    experts = getattr(cfg, "experts_per_token", None) or 1
-    mlp = 0 if cfg.attn_only else (3 if cfg.gated_mlp else 2) * cfg.d_model * cfg.d_mlp * experts
-    cells = tokens * (before + tokens)
-    return cfg.n_layers * (2 * tokens * (attention + mlp) + 4 * cfg.n_heads * cfg.d_head * cells)
+    """``planner.operations`` of a loaded model, from its ``cfg``."""
+    return planner.operations(planner.of_model(cfg), tokens, before)
 
 
 @torch.no_grad()

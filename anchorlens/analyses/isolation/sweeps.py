@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from anchorlens import passes
-from anchorlens.batching import Group
+from anchorlens.batching import Batch, Group, Queries
 from anchorlens.hooks import Isolate, SettingError, Silence, Site, capturing, editing
 from anchorlens.models import Lens, Memory, device_of
 from anchorlens.passes import TOP, Answers
@@ -59,15 +59,23 @@ def sweep(
         for setting in reaching:
             with editing(model, edit(rows[None].to(device_of(model))), setting.layers):
                 memories[arm, setting] = passes.demonstrate_from(model, demonstrated, firsts[setting])
-    plain: list[Answers] = []
-    edited: dict[tuple[str, Setting], list[Answers]] = defaultdict(list)
-    for asked in passes.queries(model, group, batch_tokens):
+
+    def ask(asked: Queries) -> tuple[Answers, dict[tuple[str, Setting], Answers]]:
+        edited = {}
         with capturing(model, Site.RESID_PRE, {firsts[setting] + 1 for setting in reaching}) as resid:
-            plain.append(passes.respond(model, group, demonstrated.memory, asked, top=top))
+            clean = passes.respond(model, group, demonstrated.memory, asked, top=top)
         for (arm, setting), memory in memories.items():
             start = firsts[setting] + 1
             said = passes.respond(model, group, memory, asked, top=top, start=start, resid=resid[start])
-            edited[arm, setting].append(said)
+            edited[arm, setting] = said
+        return clean, edited
+
+    plain: list[Answers] = []
+    edited: dict[tuple[str, Setting], list[Answers]] = defaultdict(list)
+    for clean, changed in passes.halving(ask, passes.queries(model, group, batch_tokens)):
+        plain.append(clean)
+        for key, said in changed.items():
+            edited[key].append(said)
     clean = _ordered(group, plain)
     found = {key: _ordered(group, said) for key, said in edited.items()}
     return clean, {(arm, setting): found.get((arm, setting), clean) for arm in arms for setting in settings}
@@ -85,14 +93,16 @@ def whole(
     batch_tokens: int = 0,
 ) -> Answers:
     """Answers when each prompt and layer has rows of its own, in the order of ``group.prompts``: whole prompts."""
-    edit, said = _edit(mask), []
-    for batch in passes.plan(model, group.prompts, batch_tokens):
+    edit = _edit(mask)
+
+    def ask(batch: Batch) -> Answers:
         isolated = torch.stack([rows[example] for example in batch.example.tolist()]).to(batch.tokens.device)
         with ExitStack() as edits:
             for layer in setting.layers:
                 edits.enter_context(editing(model, edit(isolated[:, layer]), [layer]))
-            said.append(passes.answers(model, batch, top))
-    return _ordered(group, said)
+            return passes.answers(model, batch, top)
+
+    return _ordered(group, passes.halving(ask, passes.plan(model, group.prompts, batch_tokens)))
 
 
 def check(settings: Sequence[Setting], n_layers: int) -> None:

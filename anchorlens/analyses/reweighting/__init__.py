@@ -12,7 +12,7 @@ from torch import Tensor
 from anchorlens import passes
 from anchorlens.analyses.reweighting.lessons import Lesson, shots
 from anchorlens.analyses.reweighting.training import DivergedError, prepared, scaled, train
-from anchorlens.batching import Group
+from anchorlens.batching import Group, Queries
 from anchorlens.hooks import SettingError
 from anchorlens.models import Lens
 
@@ -112,10 +112,14 @@ def compare(
     """
     memory = passes.demonstrate(model, group).memory
     found: dict[int, tuple[Tensor, Tensor]] = {}
-    for asked in passes.queries(model, group, batch_tokens):
+
+    def ask(asked: Queries) -> dict[int, tuple[Tensor, Tensor]]:
         part = passes.prepare(model, group, memory, asked)
         answers = passes.step(model, part).cpu(), scaled(model, part, beta).cpu()
-        found |= dict(zip(asked.example.tolist(), zip(*answers, strict=True), strict=True))
+        return dict(zip(asked.example.tolist(), zip(*answers, strict=True), strict=True))
+
+    for each in passes.halving(ask, passes.queries(model, group, batch_tokens, remembered=True)):
+        found |= each
     both = [found[prompt.example] for prompt in group.prompts]
     return torch.stack([plain for plain, _ in both]), torch.stack([changed for _, changed in both])
 
@@ -186,8 +190,9 @@ def _answered(model: Lens, group: Group, batch_tokens: int) -> Float[Tensor, "qu
     """Label logits of a group's queries, in the order of its prompts."""
     memory = passes.demonstrate(model, group).memory
     found: dict[int, Tensor] = {}
-    for asked in passes.queries(model, group, batch_tokens):
-        said = passes.respond(model, group, memory, asked)
+    for said in passes.halving(
+        lambda asked: passes.respond(model, group, memory, asked), passes.queries(model, group, batch_tokens)
+    ):
         found |= dict(zip(said.example.tolist(), said.label_logits.cpu(), strict=True))
     return torch.stack([found[prompt.example] for prompt in group.prompts])
 

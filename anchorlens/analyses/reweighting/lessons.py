@@ -25,6 +25,10 @@ class Lesson:
     kshot: tuple[Group, ...] = ()
     number: int = 0
 
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.group.prompts)
+
     def without(self, examples: Iterable[int]) -> "Lesson | None":
         """The lesson without some queries; None if none is left."""
         left_out = set(examples)

@@ -50,7 +50,8 @@ def prepared(model: Lens, training: Group, *, batch_tokens: int = 0, full_batch:
     With ``full_batch``, in padded batches.
     """
     memory = passes.demonstrate(model, training).memory
-    parts = [passes.prepare(model, training, memory, asked) for asked in passes.queries(model, training, batch_tokens)]
+    planned = passes.queries(model, training, batch_tokens, remembered=True)
+    parts = list(passes.halving(lambda asked: passes.prepare(model, training, memory, asked), planned))
     if full_batch:
         return parts
     single = {example: part.row(n) for part in parts for n, example in enumerate(part.example.tolist())}

@@ -1,0 +1,284 @@
+"""What a run would take, told before anything is loaded: from config.json, tokenizer and rows, without torch."""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from anchorlens import parameters, planner, preflight, room, rows, store, tasks
+from anchorlens.preflight import Checkpoint
+from anchorlens.rows import Example
+from anchorlens.tasks import Task
+
+DEPTHS = (1, 3, 5, 7)  # of isolation, where none are given
+SAMPLE = 2000  # texts that are tokenised at most; lengths of the rest are taken to be like theirs
+CHARACTERS = 4  # of a token, where the tokenizer cannot be read without loading it
+ANALYSES = {
+    "0_tour": ("saliency", "isolation", "extraction", "re-weighting", "compression"),
+    "2_1_information_flow": ("saliency",),
+    "2_2_isolation": ("isolation",),
+    "2_3_extraction": ("extraction",),
+    "3_1_reweighting": ("re-weighting",),
+    "3_2_compression": ("compression",),
+    "3_3_diagnosis": ("diagnosis",),
+}
+TOUR = {"draws": 5, "twin": False, "sets": 0, "epochs": 10, "train_shots": 4}  # what the tour sets by itself
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How many prompts there will be, of how many tokens; ``said`` is how exactly this is known.
+
+    ``sets`` counts sets of demonstrations, whose tokens are ``shown``; ``asked`` are those of a query, ``bare`` those
+    of a set without its texts. Each is a mean and a maximum.
+    """
+
+    number: int
+    sets: int
+    classes: int
+    shown: tuple[float, int]
+    asked: tuple[float, int]
+    bare: tuple[float, int]
+    said: str
+
+    @property
+    def longest(self) -> int:
+        return self.shown[1] + self.asked[1]
+
+    @property
+    def mean(self) -> float:
+        return self.shown[0] + self.asked[0]
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one analysis takes: bytes at its peak beside the weights, prompts in a batch, and work.
+
+    ``tokens`` are pushed through all layers (through half of them counts half); ``least`` is the peak of the smallest
+    batch. ``checkpoint``: whether layers would be run anew in a backward pass.
+    """
+
+    analysis: str
+    peak: int | float
+    least: int | float
+    batch: int
+    batch_tokens: int
+    tokens: int | float
+    operations: int | float
+    checkpoint: bool = False
+
+
+def estimate(notebook: Path, values: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """What running a notebook with these parameters (defaults filled in) would take, and whether it is done already.
+
+    Raises:
+        ParameterError, ModelError, TaskError, ShapeError: as a run would, or for a model whose size cannot be told.
+    """
+    facts = parameters.examine(values, notebook)
+    checkpoint = preflight.locate(values["model"], values["revision"])
+    shape = planner.of_config(json.loads((checkpoint.folder / "config.json").read_text()), facts["dtype"])
+    weights, free = planner.weight_bytes(shape), room.free_bytes(facts["device"])
+    given = {**TOUR, **values} if notebook.stem == "0_tour" else dict(values)
+    prompts = _prompts(given, checkpoint)
+    known = ANALYSES.get(notebook.stem, ANALYSES["0_tour"])
+    room_left = max(0, free - weights)
+    needs = [_need(analysis, shape, prompts, given, room_left) for analysis in known]
+    made_of = parameters.content(notebook, values, facts)
+    done = store.Run(root.resolve() / notebook.stem / store.key(made_of))
+    return {
+        "notebook": notebook.stem,
+        "cached": done.whole,
+        "folder": str(done.final),
+        "model": {"name": values["model"], "dtype": facts["dtype"], "weights": weights, **asdict(shape)},
+        "device": facts["device"],
+        "free": free,
+        "prompts": asdict(prompts) | {"mean": prompts.mean, "longest": prompts.longest},
+        "memory": planner.memory_bytes(shape, prompts.shown[1]),
+        "analyses": [asdict(need) for need in needs],
+        "known": notebook.stem in ANALYSES,
+        "too_long": prompts.longest > shape.n_ctx,
+        "fits": weights + max(need.least for need in needs) <= free,
+    }
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """The same in words."""
+    model, prompts = found["model"], found["prompts"]
+    lines = [
+        f"{found['notebook']}: {'done before, would be returned at once' if found['cached'] else 'not done before'}",
+        f"model {model['name']}: {model['n_layers']} layers of {model['d_model']}, {model['n_heads']} heads "
+        f"({model['kv_heads']} of keys and values), {model['d_vocab']} tokens; weights {_size(model['weights'])} in "
+        f"{model['dtype']}",
+        f"device {found['device']}: {_size(found['free'])} free",
+        f"{prompts['number']} prompts, {prompts['sets']} sets of demonstrations; tokens {prompts['mean']:.0f} on "
+        f"average, at most {prompts['longest']} ({prompts['said']})",
+        f"keys and values of a set of demonstrations: {_size(found['memory'])} at most",
+    ]
+    if not found["known"]:
+        lines.append("what this notebook runs is not known here; these are all analyses there are:")
+    for need in found["analyses"]:
+        anew = ", layers run anew on the way back" if need["checkpoint"] else ""
+        lines.append(
+            f"{need['analysis']}: {_size(need['peak'])} at its peak beside the weights, batches of {need['batch']} "
+            f"prompts ({need['batch_tokens']} tokens), {need['tokens']:,.0f} tokens through all layers, "
+            f"{need['operations']:.2g} operations{anew}"
+        )
+    if found["too_long"]:
+        lines.append(f"some prompts are too long: the model reads at most {model['n_ctx']} tokens")
+    lines.append(
+        "fits into memory" if found["fits"] else "does NOT fit into memory: take a smaller dtype, or fewer shots"
+    )
+    return "\n".join(lines)
+
+
+def _size(number: int | float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024 or unit == "GiB":
+            return f"{number:.3g} {unit}" if number < 1000 else f"{number:.0f} {unit}"
+        number /= 1024
+    raise AssertionError
+
+
+# --- prompts ---
+
+
+def _prompts(values: Mapping[str, Any], checkpoint: Checkpoint) -> Prompts:
+    task = tasks.get(values["task"], label_token=values["label_token"])
+    count, how = _counter(checkpoint.folder)
+    word = max(count(task.label_words))
+    if values["prompts"]:
+        return _from_file(task, values, count, how, word)
+    queries = rows.load(task, values["data"], split="query", toy=checkpoint.toy)
+    pool = rows.load(task, values["pool"], split="demonstration", toy=checkpoint.toy)
+    number = min(values["limit"] or len(queries), len(queries)) * len(values["seeds"])
+    asked = count([task.context(example.text) for example in queries[:SAMPLE]])
+    shown = _drawn(task, pool[:SAMPLE] if len(pool) > SAMPLE else pool, values["shots"], count, word)
+    bare = (word + count([task.context("") + task.separator])[0]) * values["shots"] * len(task.label_words)
+    sampled = f", from the first {SAMPLE} rows" if max(len(queries), len(pool)) > SAMPLE else ""
+    fresh = values.get("demonstrations") == "fresh"
+    sets = number if fresh else len(values["seeds"])
+    said = f"estimated{sampled}: demonstrations are drawn when it runs{how}"
+    return Prompts(number, sets, len(task.label_words), shown, _both(asked), _both([bare]), said)
+
+
+def _drawn(task: Task, pool: Sequence[Example], shots: int, count: Any, word: int) -> tuple[float, int]:
+    """Mean and largest of 200 draws of demonstrations; the draws themselves are left to the run."""
+    chance = random.Random(0)
+    lengths = dict(zip(map(id, pool), count([task.context(each.text) + task.separator for each in pool]), strict=True))
+    classes = [[each for each in pool if each.label == label] for label in range(len(task.label_words))]
+    made = [
+        sum(lengths[id(each)] + word for among in classes if among for each in chance.choices(among, k=shots))
+        for _ in range(200)
+    ]
+    return _both(made)
+
+
+def _from_file(task: Task, values: Mapping[str, Any], count: Any, how: str, word: int) -> Prompts:
+    found = rows.read_prompts(rows.path_of(values["prompts"]), task)[: values["limit"] or None]
+    alike = {tuple(demonstrations) for demonstrations, _ in found}
+    texts = {each.text for demonstrations, query in found for each in (*demonstrations, query)}
+    length = dict(zip(texts, count([task.context(text) for text in texts]), strict=True))
+    between = word + count([task.separator])[0]
+    shown = [sum(length[each.text] + between for each in demonstrations) for demonstrations in alike]
+    empty = count([task.context("")])[0] + between
+    return Prompts(
+        number=len(found),
+        sets=len(alike),
+        classes=len(task.label_words),
+        shown=_both(shown),
+        asked=_both([length[query.text] for _, query in found]),
+        bare=_both([empty * len(demonstrations) for demonstrations in alike]),
+        said=f"counted piece by piece{how}",
+    )
+
+
+def _both(lengths: Sequence[int]) -> tuple[float, int]:
+    return float(mean(lengths)), max(lengths)
+
+
+def _counter(folder: Path) -> tuple[Any, str]:
+    """What counts the tokens of texts, and what is to be said of how."""
+    if not (folder / "tokenizer.json").is_file():
+        return (
+            lambda texts: [max(1, round(len(text) / CHARACTERS)) for text in texts],
+            f"; the model has no tokenizer.json, so {CHARACTERS} characters are taken for a token",
+        )
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    return lambda texts: [len(each.ids) for each in tokenizer.encode_batch(list(texts), add_special_tokens=False)], ""
+
+
+# --- analyses ---
+
+
+def _need(analysis: str, shape: planner.Shape, prompts: Prompts, values: Mapping[str, Any], free: int) -> Need:
+    length, before = prompts.asked[1], prompts.shown[1]
+
+    def batch(peak: Any, tokens: int) -> int:
+        most = values["batch_tokens"] // tokens if values["batch_tokens"] else planner.rows(peak, tokens, free)
+        return min(prompts.number, max(1, most))
+
+    if analysis == "saliency":
+        return _saliency(shape, prompts, values, free, batch)
+    peaks = {
+        "extraction": lambda n: planner.extraction(shape, n, length, before),
+        "diagnosis": lambda n: planner.extraction(shape, n, length, before, shape.n_layers),
+        "isolation": lambda n: planner.isolation(shape, n, length, before, _firsts(shape, values)),
+        "compression": lambda n: planner.compression(shape, n, length, before, prompts.bare[1]),
+        "re-weighting": lambda n: planner.reweighting(shape, n, length, before, _taught(prompts, values)),
+    }
+    remembered = analysis == "re-weighting"
+    each = planner.remembering if remembered else planner.reading
+    n = batch(lambda n: each(shape, n, length, before), length)
+    shows, asks = _work(analysis, shape, prompts, values)
+    shown, asked = prompts.shown[0], prompts.asked[0]
+    spent = shows * planner.operations(shape, round(shown)) + asks * planner.operations(
+        shape, round(asked), round(shown)
+    )
+    peak = peaks[analysis]
+    return Need(analysis, peak(n), peak(1), n, n * length, shows * shown + asks * asked, spent)
+
+
+def _saliency(shape: planner.Shape, prompts: Prompts, values: Mapping[str, Any], free: int, batch: Any) -> Need:
+    longest, times = prompts.longest, 1 + values.get("twin", False)
+    n = batch(lambda n: planner.differentiating(shape, n, longest, free), longest)
+    anew = planner.saliency(shape, n, longest) > planner.MOST * free
+    peak, least = (planner.saliency(shape, k, longest, checkpoint=anew) for k in (n, 1))
+    least = min(least, planner.saliency(shape, 1, longest, checkpoint=True))
+    spent = planner.operations_with_gradient(shape, round(prompts.mean), checkpoint=anew)
+    tokens = prompts.number * prompts.mean * times
+    return Need("saliency", peak, least, n, n * longest, tokens, prompts.number * times * spent, anew)
+
+
+def _work(analysis: str, shape: planner.Shape, prompts: Prompts, values: Mapping[str, Any]) -> Sequence[int | float]:
+    """How often sets of demonstrations, and queries, go through all layers."""
+    sets, number = prompts.sets, prompts.number
+    if analysis == "isolation":
+        reaching = [first for first in _firsts(shape, values) if first < shape.n_layers - 1]
+        below = sum(shape.n_layers - first for first in reaching) / shape.n_layers
+        return sets * (1 + 2 * below), number * (1 + 2 * (below - len(reaching) / shape.n_layers))
+    if analysis == "diagnosis" and values["sets"] and not values["prompts"]:
+        return sets + len(values["seeds"]) * values["sets"], 2 * number
+    if analysis == "compression":
+        rules = 2 if values.get("positions") == "both" and not values["as_published"] else 1
+        text = prompts.bare[0] / prompts.shown[0]
+        return sets * (1 + text), number * (2 + rules * (3 + values["draws"]))
+    if analysis == "re-weighting":
+        deeper = 1 + values["train_shots"] / values["shots"]
+        steps = 2 * values["epochs"] * _taught(prompts, values) / max(1, prompts.asked[0])
+        return sets * (2 + deeper), 2 * number + sets * (_taught(prompts, values) + steps)
+    return sets, number
+
+
+def _firsts(shape: planner.Shape, values: Mapping[str, Any]) -> list[int]:
+    depths = values.get("depths") or [depth for depth in DEPTHS if depth <= shape.n_layers]
+    return [first for depth in depths for first in ((0 if depth else shape.n_layers), shape.n_layers - depth)]
+
+
+def _taught(prompts: Prompts, values: Mapping[str, Any]) -> int:
+    return values["train_shots"] * prompts.classes

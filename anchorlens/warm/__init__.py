@@ -1,0 +1,117 @@
+"""One kernel for many runs: modules stay imported and models loaded, all else is between runs as it was at the start.
+
+``inside`` sets back in the kernel what a notebook can set. Where it finds something that it cannot undo, or a run ends
+in any other way than by its last cell or an error in a cell, the kernel is given up and the next run gets a fresh one.
+"""
+
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+ENGINE = "anchorlens"  # papermill's name for it
+
+
+class Kernel:
+    """A kernel that outlives a run; started by the first one, ended by ``close`` or with this process.
+
+    Attributes:
+        starts: how many processes it has needed so far.
+        given_up: why each of those before the present one was given up.
+    """
+
+    def __init__(self) -> None:
+        self.starts = 0
+        self.given_up: list[str] = []
+        self._manager: Any = None
+        self._made_for: Any = None
+        self._ending: weakref.finalize | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The kernel's process, while there is one."""
+        return None if self._manager is None else self._manager.provisioner.pid
+
+    def options(self, code: str) -> dict[str, Any]:
+        """What ``papermill.execute_notebook`` takes to run in this kernel; ``code`` identifies the package's code.
+
+        Imported modules stay as they are, so a kernel serves one state of the code only.
+        """
+        from anchorlens.warm import engine  # imports papermill, which takes seconds
+
+        engine.register()
+        return {"engine_name": ENGINE, "kernel": self, "code": code}
+
+    @contextmanager
+    def serving(self, name: str, code: str, config: Any) -> Iterator[Any]:
+        """Lend the kernel's manager to one run; after an error in the block the kernel is given up."""
+        made_for = (name, code, dict(os.environ))
+        if self._manager is not None and made_for != self._made_for:
+            self.give_up("the package's code, the environment or the kernel's name changed")
+        if self._manager is not None and not _alive(self._manager):
+            self.give_up("it died between two runs")
+        if self._manager is None:
+            from jupyter_client import AsyncKernelManager
+
+            self._manager, self._made_for = AsyncKernelManager(kernel_name=name, config=config), made_for
+            self._ending = weakref.finalize(self, _end, self._manager, os.getpid())
+            self.starts += 1
+        try:
+            yield self._manager
+        except BaseException as error:
+            self.give_up(f"{type(error).__name__}: {error}", at_once=True)
+            raise
+
+    def give_up(self, why: str, *, at_once: bool = False) -> None:
+        """End the process, so that the next run starts another; ``at_once`` without a chance to clean up."""
+        self.given_up.append(why)
+        self._stop(at_once)
+
+    def close(self) -> None:
+        """End the kernel; a later run would start it again."""
+        self._stop(at_once=False)
+
+    def _stop(self, at_once: bool) -> None:
+        if self._ending is not None:
+            self._ending.detach()
+            _end(self._manager, os.getpid(), at_once)
+        self._manager = self._made_for = self._ending = None
+
+
+@contextmanager
+def kernel() -> Iterator[Kernel]:
+    """A kernel for the runs of a ``with`` block: ``with warm.kernel() as kernel: batch.run(..., kernel=kernel)``."""
+    held = Kernel()
+    try:
+        yield held
+    finally:
+        held.close()
+
+
+def _alive(manager: Any) -> bool:
+    from jupyter_core.utils import run_sync
+
+    return run_sync(manager.is_alive)()
+
+
+def _end(manager: Any, owner: int, at_once: bool = False) -> None:
+    """End a kernel with all that it started; it may be dead already."""
+    if os.getpid() != owner or manager.provisioner is None or manager.provisioner.pid is None:
+        return  # a fork of the owner must not end the owner's kernel
+    import psutil
+    from jupyter_core.utils import run_sync
+
+    try:
+        process = psutil.Process(manager.provisioner.pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        family = []
+    try:
+        run_sync(manager.shutdown_kernel)(now=at_once)
+    finally:
+        for each in family:
+            if each.is_running():
+                each.kill()
+        psutil.wait_procs(family, timeout=5)
+        manager.cleanup_connection_file()
