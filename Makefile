@@ -3,7 +3,7 @@ TOY_SEED ?= 0
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test fix pictures toy clean
+.PHONY: demo test fix bench scaling pictures toy clean
 
 demo: .venv/demo  ## set up, then run every notebook on the shipped toy model
 	$(BIN)/anchorlens demo
@@ -34,7 +34,13 @@ fix: .venv/test  ## what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-pictures: .venv/demo  ## the README's pictures, drawn anew (needs Chromium or Chrome)
+bench: .venv/demo  ## our way against the plain one and the floor, on a quiet machine: a quarter of an hour
+	$(BIN)/python -m tests.benchmarks --out docs/benchmarks.json
+
+scaling: .venv/demo  ## cost against demonstrations, queries and layers, for `make pictures` to draw: five minutes
+	$(BIN)/python -m tests.benchmarks.scaling
+
+pictures: .venv/demo  ## the pictures of README and docs, drawn anew (needs Chromium or Chrome)
 	$(BIN)/python docs/pictures.py
 
 toy: .venv/demo  ## train the shipped models anew (docs: anchorlens/toy/README.md)

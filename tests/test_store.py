@@ -194,6 +194,16 @@ def test_what_an_error_left_can_be_looked_at_until_the_run_is_claimed_again(run)
     assert not run.partial.exists(), "an unused claim leaves nothing"
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_only_parts_stay_and_only_where_a_run_goes_on(run, resume):
+    with store.claiming(run):
+        part = run.write_part(FRAME, COLUMNS, "results", 0, of=2)
+        run.write_part(FRAME, COLUMNS, "results", 1, of=2, whole=False)
+        run.write(FRAME, COLUMNS)
+    with store.claiming(run, resume=resume):
+        assert list(run.partial.iterdir()) == ([part] if resume else [])
+
+
 def test_a_key_depends_on_content_and_not_on_order():
     assert store.key({"a": 1, "b": [1.5, "x"]}) == store.key({"b": [1.5, "x"], "a": 1})
     assert store.key({"a": 1}) != store.key({"a": 2})

@@ -1,0 +1,1 @@
+"""What the analyses cost, measured: ``make bench``."""
