@@ -85,7 +85,9 @@ def estimate(notebook: Path, values: Mapping[str, Any], root: Path) -> dict[str,
     prompts = _prompts(given, checkpoint)
     known = ANALYSES.get(notebook.stem, ANALYSES["0_tour"])
     room_left = max(0, free - weights)
-    needs = [_need(analysis, shape, prompts, given, room_left) for analysis in known]
+    enough = planner.enough(shape, facts["device"])
+    needs = [_need(analysis, shape, prompts, given, room_left, enough) for analysis in known]
+    loading = _loading(weights, facts["device"], free)
     made_of = parameters.content(notebook, values, facts)
     done = store.Run(root.resolve() / notebook.stem / store.key(made_of))
     return {
@@ -100,8 +102,17 @@ def estimate(notebook: Path, values: Mapping[str, Any], root: Path) -> dict[str,
         "analyses": [asdict(need) for need in needs],
         "known": notebook.stem in ANALYSES,
         "too_long": prompts.longest > shape.n_ctx,
-        "fits": weights + max(need.least for need in needs) <= free,
+        "loading": 2 * weights,
+        "loads": loading,
+        "fits": loading and weights + max(need.least for need in needs) <= free,
     }
+
+
+def _loading(weights: int, device: str, free: int) -> bool:
+    """Whether a model can be loaded: until it is checked, Hugging Face's own is there too, on the CPU."""
+    if device == "cpu":
+        return 2 * weights <= free
+    return weights <= free and weights <= room.free_bytes("cpu")
 
 
 def report(found: Mapping[str, Any]) -> str:
@@ -128,6 +139,10 @@ def report(found: Mapping[str, Any]) -> str:
         )
     if found["too_long"]:
         lines.append(f"some prompts are too long: the model reads at most {model['n_ctx']} tokens")
+    if not found["loads"]:
+        lines.append(
+            f"loading takes {_size(found['loading'])} for a moment: the model is there twice until it has been checked"
+        )
     lines.append(
         "fits into memory" if found["fits"] else "does NOT fit into memory: take a smaller dtype, or fewer shots"
     )
@@ -216,11 +231,13 @@ def _counter(folder: Path) -> tuple[Any, str]:
 # --- analyses ---
 
 
-def _need(analysis: str, shape: planner.Shape, prompts: Prompts, values: Mapping[str, Any], free: int) -> Need:
+def _need(
+    analysis: str, shape: planner.Shape, prompts: Prompts, values: Mapping[str, Any], free: int, enough: int
+) -> Need:
     length, before = prompts.asked[1], prompts.shown[1]
 
     def batch(peak: Any, tokens: int) -> int:
-        most = values["batch_tokens"] // tokens if values["batch_tokens"] else planner.rows(peak, tokens, free)
+        most = values["batch_tokens"] // tokens if values["batch_tokens"] else planner.rows(peak, tokens, free, enough)
         return min(prompts.number, max(1, most))
 
     if analysis == "saliency":

@@ -120,12 +120,13 @@ def sizing(
     """
     if batch_tokens < 0:
         raise SettingError(f"batch_tokens={batch_tokens}: give tokens per batch, or 0 to choose from free memory.")
-    shape, free = shape_of(model), 0 if batch_tokens else room.free_bytes(str(device_of(model)))
+    shape, device = shape_of(model), str(device_of(model))
+    free, most = 0 if batch_tokens else room.free_bytes(device), planner.enough(shape, device)
 
     def size(length: int) -> int:
         if batch_tokens:
             return batch_tokens // length
-        return planner.rows(lambda n: peak(shape, n, length, free), length, free)
+        return planner.rows(lambda n: peak(shape, n, length, free), length, free, most)
 
     return size
 

@@ -62,8 +62,13 @@ class Gathering:
         anew: bool = False,
     ) -> dict[str, pd.DataFrame]:
         """``gather`` for a measure that gives several tables at once, by name; parts may lack rows of one."""
+        if self.resumes and (twice := self._gathered & set(columns)):
+            raise store.StoreError(
+                f"table {', '.join(sorted(twice))} is gathered twice in one run, so that parts of one could be taken "
+                "for the other's when the run goes on after an interruption; give each gathering a name of its own."
+            )
         there: set[int] = set()
-        if self.resumes and not anew and not self._gathered & set(columns):
+        if self.resumes and not anew:
             there = set.intersection(*(self.target.parts(name, len(parts)) for name in columns))
         self._gathered |= set(columns)
         self.resumed += len(there)

@@ -67,11 +67,12 @@ class Answers:
 # --- whole prompts ---
 
 
-def answer(model: Lens, batch: Batch, *, checkpoint: bool | None = None) -> Float[Tensor, "batch label"]:
+def answer(model: Lens, batch: Batch, *, checkpoint: bool | None = False) -> Float[Tensor, "batch label"]:
     """Logits of the label words at each prompt's target; nothing else of the output matrix is computed.
 
     Args:
-        checkpoint: as for ``Lens.at_target``; None: where gradients are wanted and memory would not do otherwise.
+        checkpoint: as for ``Lens.at_target``; None: where memory would not do otherwise. Layers are then run anew in
+            the backward pass, which belongs inside the blocks of all edits; ``capturing(grad=True)`` gets no gradient.
 
     Raises:
         NotFiniteError: if a logit is not finite; names the prompts, and the layer where it begins.

@@ -1,6 +1,6 @@
 """Prompts a window at a time: however many there are, only those of one window are in memory."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -63,6 +63,13 @@ def windows(
         if len(made) < size:
             made[id(draft)] = prompt
     check_left(alike, skipped)
+    for together in alike.values():
+        example, count = Counter(draft.query.row for draft in together).most_common(1)[0]
+        if count > 1:
+            raise PromptError(
+                f"example {example} of seed {together[0].seed} is there {count} times behind the same demonstrations; "
+                "give each query a number of its own (Example.row), by which results are told apart."
+            )
     cut = _cut(alike.values(), size)
     if len(cut) == 1:
         return [[made[id(draft)] for draft in cut[0]]], skipped

@@ -66,6 +66,7 @@ def test_the_quick_run_shows_every_row_and_all_results_agree(tmp_path, capsys):
         ("re-weighting, full batch", "plain / ours"),
         ("compression, batch 2", "whole prompts / ours"),
         ("compression, batch 2", "ours / sdpa with cached demonstrations"),
+        ("compression, batch 2", "ours / sdpa with the same kept tokens"),
         ("a run with a warm kernel", "wall"),
         ("anchorlens --help", "wall"),
         ("anchorlens --help", "times torch is imported"),

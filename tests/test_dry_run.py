@@ -98,6 +98,16 @@ def test_too_little_memory_is_told_and_is_no_error(tmp_path, monkeypatch):
     assert told("2_1_information_flow", "--store", str(tmp_path))["fits"] is False
 
 
+def test_a_model_that_fits_once_but_not_twice_cannot_be_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(dryrun.planner, "weight_bytes", lambda shape: 10**12)
+    monkeypatch.setattr(room, "free_bytes", lambda device: 19 * 10**11)
+    found = estimate("2_1_information_flow", tmp_path)
+    assert not found["fits"]
+    assert "loading takes 1863 GiB for a moment: the model is there twice" in dryrun.report(found)
+    monkeypatch.setattr(room, "free_bytes", lambda device: 21 * 10**11)
+    assert estimate("2_1_information_flow", tmp_path)["fits"]
+
+
 def test_the_batch_is_the_one_that_was_asked_for(tmp_path):
     (need,) = estimate("2_3_extraction", tmp_path, batch_tokens=100)["analyses"]
     longest = estimate("2_3_extraction", tmp_path)["prompts"]["asked"][1]

@@ -224,3 +224,19 @@ def test_a_checkpointed_pass_has_the_same_gradients_to_the_bit_and_keeps_less(pl
     assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
     assert kept_less < kept / 3  # of what the graph itself holds; outputs of matrices are kept beside it
     assert all("forward" not in vars(block) for block in plain.blocks), "nothing stays behind"
+
+
+def test_a_pass_that_fails_in_a_layer_leaves_nothing_in_its_norms(tokens):
+    lens = Hooked(built(), None, Checkpoint("random", Path()))
+    norm = lens.model.blocks[1].ln1
+    fused = type(norm).fused
+
+    def second_reader_fails(self, x):
+        fused(self, x)
+        self.kept = (x, x._version, x, 2)  # as after the first of three
+        raise RuntimeError("can't allocate memory")
+
+    norm.__class__ = type("Failing", (type(norm),), {"fused": second_reader_fails})
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        lens.at_target(tokens, torch.tensor([19, 12]))
+    assert norm.kept is None

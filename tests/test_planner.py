@@ -11,6 +11,7 @@ from benchmarks.shapes import Shape as Drawn
 from benchmarks.shapes import Size, prompts
 
 from anchorlens import fitting, passes, planner
+from anchorlens.analyses.information_flow import information_flow
 from anchorlens.batching import collate
 from anchorlens.planner import Shape, ShapeError
 
@@ -151,11 +152,26 @@ def test_a_backward_pass_runs_layers_anew_when_memory_is_short_and_gives_the_sam
     monkeypatch.setattr(model, "at_target", seen)
     monkeypatch.setattr(fitting.room, "free_bytes", lambda device: share * need / planner.MOST)
     with torch.enable_grad():
+        passes.answer(model, batch, checkpoint=None)
         passes.answer(model, batch)
-    passes.answer(model, batch, checkpoint=False)
     with torch.no_grad():
-        passes.answer(model, batch)
-    assert asked == [anew, False, False], "without gradients there is nothing to run anew"
+        passes.answer(model, batch, checkpoint=None)
+    assert asked == [anew, False, False], "unasked, or without gradients, nothing is run anew"
+    information_flow(model, batch)
+    assert asked[3:] == [anew]
+
+
+def test_a_cpu_is_given_no_more_tokens_than_keep_it_busy_and_a_small_model_or_a_gpu_as_many_as_are_useful():
+    gpt2 = planner.Shape(12, 768, 12, 12, 64, 3072, 50257, 1024)
+    assert 600 < planner.enough(gpt2, "cpu") < 800, "7.1 million multiplications a token and layer"
+    assert planner.enough(replace(gpt2, d_model=4096, d_mlp=16384), "cpu") == planner.LEAST
+    assert planner.enough(replace(gpt2, d_model=64, d_mlp=256), "cpu") == planner.ENOUGH
+    assert planner.enough(gpt2, "cuda:1") == planner.ENOUGH
+
+
+def test_one_prompt_longer_than_a_batch_should_be_is_a_batch():
+    assert planner.rows(lambda n: 10 * n, 900, 1000, 512) == 1
+    assert planner.rows(lambda n: 10 * n, 100, 1000, 512) == 5
 
 
 def test_queries_that_are_remembered_are_planned_in_smaller_batches(model, prompts, monkeypatch):

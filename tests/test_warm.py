@@ -1,5 +1,6 @@
 """A kernel that is kept gives each run what a kernel of its own would give it, or is not kept."""
 
+import copy
 import json
 import os
 import signal
@@ -259,9 +260,11 @@ def test_a_model_is_loaded_once_and_handed_out_once_a_run(residents):
         (lambda lens: lens.model.register_forward_hook(print), "hooks"),
         (lambda lens: lens.model.train(), "modules"),
         (lambda lens: setattr(lens.model.blocks[0], "forward", print), "modules"),
+        (lambda lens: setattr(lens.model.blocks[0].mlp, "act_fn", torch.tanh), "modules"),
         (lambda lens: setattr(lens.cfg, "eps", 0.5), "settings"),
+        (lambda lens: setattr(lens.model.blocks[0].attn, "cfg", copy.copy(lens.cfg)), "settings"),
     ],
-    ids=["weights", "gradients", "hook point", "torch hook", "training", "method", "setting"],
+    ids=["weights", "gradients", "hook point", "torch hook", "training", "method", "function", "setting", "settings"],
 )
 def test_a_model_that_was_changed_is_forgotten(residents, change, said):
     held, loaded = residents

@@ -106,6 +106,13 @@ def test_no_prompt_left_is_refused(encode):
         windows(encode, [draft(0, 0)], size=0)
 
 
+def test_an_example_that_comes_twice_is_refused_though_windows_would_part_the_two(encode):
+    twice = [draft(0, 0), draft(1, 0), draft(0, 0, "dull")]
+    for size in (1, 512):
+        with pytest.raises(PromptError, match=r"example 0 of seed .* is there 2 times"):
+            windows(encode, twice, size=size)
+
+
 def test_a_counterpart_has_the_seed_and_example_of_its_prompt(encode):
     made = [draft(row, row % 3) for row in range(3)] + [replace(draft(0, 1), seed=7)]
     bare = counterparts(encode, made, drafts.without_texts)

@@ -242,6 +242,6 @@ def _backward(model: Lens, batch: Batch, heads: str, keep) -> Float[Tensor, "bat
         keep(layer, saliency(pattern, grad, heads))
 
     with torch.enable_grad(), differentiating(model, Site.PATTERN, range(model.cfg.n_layers), consume):
-        logits = answer(model, batch)
+        logits = answer(model, batch, checkpoint=None)
         F.cross_entropy(logits, batch.gold, reduction="sum").backward()
     return logits.detach()

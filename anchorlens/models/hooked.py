@@ -39,15 +39,24 @@ class Hooked:
         return self.model.hooks(fwd_hooks=list(fwd_hooks), bwd_hooks=list(bwd_hooks))
 
     def __call__(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocabulary"]:
-        return self.model(tokens)
+        return self._run(tokens)
 
     def at_target(
         self, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, " batch"], *, checkpoint: bool = False
     ) -> Float[Tensor, "batch d_model"]:
         with _checkpointing(self.model.blocks) if checkpoint else nullcontext():
-            resid = self.model(tokens, stop_at_layer=self.cfg.n_layers)
+            resid = self._run(tokens, stop_at_layer=self.cfg.n_layers)
         row = resid[torch.arange(len(target), device=resid.device), target]
         return self._final(row[:, None])
+
+    def _run(self, *given: Any, **how: Any) -> Any:
+        try:
+            return self.model(*given, **how)
+        except BaseException:
+            from anchorlens.models.lean import forget
+
+            forget(self.model)  # a norm that was left half-way through its readers would hold the whole pass
+            raise
 
     def _final(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch d_model"]:
         """The last position after the final norm."""
@@ -81,7 +90,7 @@ class Hooked:
     ) -> Memory:
         cache = self._cache(after, len(tokens), frozen=False)
         with self._shifted(after, mask):
-            self.model(tokens, attention_mask=mask, past_kv_cache=cache, stop_at_layer=self.cfg.n_layers)
+            self._run(tokens, attention_mask=mask, past_kv_cache=cache, stop_at_layer=self.cfg.n_layers)
         return Memory(
             tuple(entry.past_keys for entry in cache.entries),
             tuple(entry.past_values for entry in cache.entries),
@@ -92,7 +101,7 @@ class Hooked:
     def remember_from(self, layer: int, resid: Float[Tensor, "1 pos d_model"], below: Memory) -> Memory:
         n_layers = self.cfg.n_layers
         cache = self._cache(None, 1, frozen=False)
-        self.model(resid, start_at_layer=layer, stop_at_layer=n_layers, past_kv_cache=cache, attention_mask=below.mask)
+        self._run(resid, start_at_layer=layer, stop_at_layer=n_layers, past_kv_cache=cache, attention_mask=below.mask)
         above = cache.entries[layer:]
         return Memory(
             below.keys[:layer] + tuple(entry.past_keys for entry in above),
@@ -114,9 +123,9 @@ class Hooked:
         given: dict[str, Any] = {"past_kv_cache": cache, "stop_at_layer": self.cfg.n_layers}
         if start:
             whole = torch.cat([cache.previous_attention_mask, mask], dim=1)
-            return self._final(self.model(resid, start_at_layer=start, attention_mask=whole, **given))
+            return self._final(self._run(resid, start_at_layer=start, attention_mask=whole, **given))
         with self._shifted(memory, mask):
-            return self._final(self.model(tokens, attention_mask=mask, **given))
+            return self._final(self._run(tokens, attention_mask=mask, **given))
 
     def keep(self, memory: Memory, kept: Int[Tensor, " kept"], first: int) -> Memory:
         kind = self.cfg.positional_embedding_type

@@ -43,6 +43,13 @@ def lean(model: Any) -> None:
             mlp.act_fn = partial(F.gelu, approximate="tanh")
 
 
+def forget(model: Any) -> None:
+    """Let go of what norms keep for their next reader, as after an error."""
+    for module in model.modules():
+        if isinstance(module, _Once):
+            module.kept = None
+
+
 def _store(weight: Any, order: tuple[int, ...]) -> None:
     """Keep the shape, but lay the numbers out in ``order`` of axes: as transformer-lens reads them, a view suffices."""
     back = tuple(order.index(axis) for axis in range(len(order)))

@@ -3,11 +3,13 @@
 from anchorlens.planner.costs import memory_bytes, operations, operations_with_gradient, weight_bytes
 from anchorlens.planner.peaks import (
     ENOUGH,
+    LEAST,
     MOST,
     SHARE,
     compression,
     demonstrating,
     differentiating,
+    enough,
     extraction,
     isolation,
     preparing,
@@ -22,6 +24,7 @@ from anchorlens.planner.shapes import BYTES, Shape, ShapeError, of_config, of_mo
 __all__ = [
     "BYTES",
     "ENOUGH",
+    "LEAST",
     "MOST",
     "SHARE",
     "Shape",
@@ -29,6 +32,7 @@ __all__ = [
     "compression",
     "demonstrating",
     "differentiating",
+    "enough",
     "extraction",
     "isolation",
     "memory_bytes",

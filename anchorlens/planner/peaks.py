@@ -6,12 +6,13 @@ Counted tensor by tensor in what transformer-lens has in a layer at its worst mo
 
 from collections.abc import Callable, Sequence
 
-from anchorlens.planner.costs import memory_bytes
+from anchorlens.planner.costs import memory_bytes, operations
 from anchorlens.planner.shapes import Shape
 
 SHARE = 0.5  # of free memory that a batch is planned to take
 MOST = 0.8  # of free memory beyond which a backward pass runs layers anew rather than keep what is in them
-ENOUGH = 4096  # tokens; larger batches gain nothing
+ENOUGH = 4096  # tokens; larger batches gain nothing anywhere
+LEAST, WORK = 512, 1e10  # tokens, operations in a layer: on a CPU, larger batches gain nothing and pad more
 
 
 def reading(shape: Shape, rows: int, length: int, before: int) -> float:
@@ -139,12 +140,23 @@ def differentiating(shape: Shape, rows: int, length: int, free: int | float) -> 
     return saliency(shape, rows, length, checkpoint=saliency(shape, 1, length) > SHARE * free)
 
 
-def rows(peak: Callable[[int], float], length: int, free: int | float) -> int:
-    """How many prompts of a length make a batch: what fits into ``SHARE`` of ``free`` bytes, at most ``ENOUGH``.
+def enough(shape: Shape, device: str) -> int:
+    """Tokens of a batch beyond which nothing is gained, and padding and memory are lost.
 
-    0 where not even one does.
+    A CPU is busy as soon as a layer is worth some 0.1 s (GPT-2's shape: extraction of 64 queries takes 6.9 s of CPU in
+    batches of 700 tokens, 10.1 s in one batch); on a GPU, and for small models, calls have to be few instead.
     """
-    low, high = 0, ENOUGH // length
+    if device.startswith("cuda"):
+        return ENOUGH
+    return int(min(ENOUGH, max(LEAST, WORK * shape.n_layers / operations(shape, 1))))
+
+
+def rows(peak: Callable[[int], float], length: int, free: int | float, most: int = ENOUGH) -> int:
+    """How many prompts of a length make a batch: what fits into ``SHARE`` of ``free`` bytes, at most ``most`` tokens.
+
+    0 where not even one fits; one where one does.
+    """
+    low, high = 0, max(1, most // length)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if peak(middle) <= SHARE * free else (low, middle - 1)

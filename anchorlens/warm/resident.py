@@ -4,6 +4,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ def state(lens: Any) -> dict[str, Any]:
         "weights": {name: (_checksum(each), each.requires_grad, each.grad is None) for name, each in tensors.items()},
         "modules": {name: (type(module), module.training, _attributes(module)) for name, module in modules.items()},
         "settings": {name: repr(value) for name, value in vars(lens.cfg).items()},
+        "whose settings": {name: vars(module).get("cfg") is lens.cfg for name, module in modules.items()},
         "tokenizer": _tokenizer(lens.tokenizer),
     }
 
@@ -108,12 +110,20 @@ def _attributes(module: torch.nn.Module) -> dict[str, Any]:
     """Names that hide a method or a class attribute, and plain values."""
     plain = (int, float, str, bool, type(None), torch.dtype)
     return {
-        name: value if isinstance(value, plain) else callable(value)
+        name: value if isinstance(value, plain) else _called(value)
         for name, value in vars(module).items()
         if not name.startswith("_")
         and (isinstance(value, plain) or callable(value))
         and (callable(value) or value != getattr(type(module), name, ...))  # a default by another way
     }
+
+
+def _called(function: Any) -> tuple:
+    """A callable itself; of a partial, what it calls with what, since two of them are never equal."""
+    parts = [function]
+    if isinstance(function, partial):
+        parts = [function.func, *function.args, *function.keywords.values(), tuple(function.keywords)]
+    return tuple(parts)
 
 
 def _checksum(tensor: torch.Tensor) -> tuple:

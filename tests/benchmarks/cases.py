@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from anchorlens import passes
@@ -146,7 +147,12 @@ def saliency(bench: Bench) -> Case:
 
     def agree(timed: Mapping[str, Timed]) -> list[Agreement]:
         pairs = bench.against_plain(timed, "ours", size)
-        return [worst("S_wp, S_pq, S_ww by layer, ours and plain", pairs, SALIENCY)]
+        gold = torch.tensor([prompt.gold for prompt in bench.prompts[:size]])
+        plain = F.cross_entropy(bench.plain.answers(bench.prompts[:size]).cpu().float(), gold, reduction="none")
+        return [
+            worst("S_wp, S_pq, S_ww by layer, ours and plain", pairs, SALIENCY),
+            worst("losses, floor and plain", [(plain, timed["floor"].results[0])], LOSS),
+        ]
 
     ways = {
         "plain": bench.plainly(bench.plain.saliency, size),
@@ -189,13 +195,15 @@ def compression(bench: Bench, size: int, batch: int) -> Case:
     """Section 3.2: answers to the first ``size`` queries in batches, with the demonstrations in memory where kept.
 
     ``plain``: whole prompts in equally large batches, by the fastest attention, so that only reuse tells them apart.
+    ``floor`` has all of the demonstrations in memory, ``sdpa`` the kept tokens alone.
     """
     group = bench.group(bench.prompts[:size])
     device = bench.floor.device
     whole = [each.to(device) for each in batches(group.prompts, lambda _: batch)]
     asked = [each.to(device) for each in group.queries(lambda _: batch)]
     memory = ours.anchored(bench.model, group, passes.demonstrate(bench.model, group).memory)
-    remembered = bench.floor.remember(group)
+    remembered, at_anchors = bench.floor.remember(group), kept.by_role(group, "hidden_anchor").to(device)
+    fewer = [(key[..., at_anchors, :], value[..., at_anchors, :]) for key, value in remembered]
 
     def agree(timed: Mapping[str, Timed]) -> list[Agreement]:
         few = bench.slice(0, size)
@@ -206,11 +214,13 @@ def compression(bench: Bench, size: int, batch: int) -> Case:
             worst("label logits from kept tokens, ours and plain", [(oracle, timed["ours"].results[0][at])], LOGITS),
             worst("label logits of whole prompts, batched and plain", [(bench.plain.answers(few), icl[at])], LOGITS),
             worst("the same after cached demonstrations", [(icl, timed["floor"].results[0])], LOGITS),
+            worst("label logits from kept tokens, sdpa and plain", [(oracle, timed["sdpa"].results[0][at])], LOGITS),
         ]
 
     ways = {
         "plain": Way(lambda _: bench.floor.whole(whole)),
         "floor": Way(lambda _: bench.floor.answers(group, asked, remembered)),
+        "sdpa": Way(lambda _: bench.floor.answers(group, asked, fewer)),
         "ours": Way(lambda _: ours.respond(bench.model, group, memory, asked)),
     }
     return Case(f"compression, batch {batch}", ways, agree)

@@ -16,7 +16,7 @@ from anchorlens.batching import Batch, Group, Queries
 
 
 class Floor:
-    """``GPT2LMHeadModel``, frozen."""
+    """``GPT2LMHeadModel``, frozen; gradients begin where ours do, at the first layer's queries and keys."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -36,11 +36,11 @@ class Floor:
         """Label logits [query label] by example; ``remembered`` or made here."""
         self.model.set_attn_implementation("sdpa")
         memory = self.remember(group) if remembered is None else remembered
-        labels, found = group.labels.to(self.device), {}
+        labels, found, held = group.labels.to(self.device), {}, memory[0][0].shape[-2]
         for each in asked:
             n = len(each.tokens)
             cache = DynamicCache([(key.expand(n, -1, -1, -1), value.expand(n, -1, -1, -1)) for key, value in memory])
-            mask = torch.cat([each.mask.new_ones(n, group.length), each.mask], dim=1)
+            mask = torch.cat([each.mask.new_ones(n, held), each.mask], dim=1)
             out = self.model(
                 each.tokens,
                 attention_mask=mask,
@@ -63,16 +63,20 @@ class Floor:
         return torch.stack([found[example] for example in sorted(found)])
 
     def differentiate(self, batches: Sequence[Batch]) -> Tensor:
-        """Forward and backward of whole prompts, eager attention: the loss of each batch."""
+        """Eager attention, forward, and back to the first layer's scores: the loss of each prompt [query]."""
         self.model.set_attn_implementation("eager")
-        losses = []
-        for batch in batches:
-            embedded = self.model.transformer.wte(batch.tokens).requires_grad_()  # the weights are frozen
-            hidden = self.model.transformer(inputs_embeds=embedded, use_cache=False)[0]
-            loss = F.cross_entropy(self._at_target(hidden, batch).float(), batch.gold, reduction="sum")
-            loss.backward()
-            losses.append(loss.detach())
-        return torch.stack(losses)
+        found = {}
+        first = self.model.transformer.h[0].attn.c_attn  # the weights are frozen
+        hook = first.register_forward_hook(lambda module, given, out: out.detach().requires_grad_())
+        try:
+            for batch in batches:
+                hidden = self.model.transformer(batch.tokens, use_cache=False)[0]
+                losses = F.cross_entropy(self._at_target(hidden, batch).float(), batch.gold, reduction="none")
+                losses.sum().backward()
+                found |= dict(zip(batch.example.tolist(), losses.detach(), strict=True))
+        finally:
+            hook.remove()
+        return torch.stack([found[example] for example in sorted(found)])
 
     def _at_target(self, hidden: Tensor, batch: Batch) -> Tensor:
         row = hidden[torch.arange(len(batch.target), device=hidden.device), batch.target]
