@@ -12,7 +12,7 @@ test: .venv/test  ## set up, then lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 .venv/python:
 	@echo "making .venv and installing torch"
