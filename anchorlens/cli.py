@@ -155,7 +155,8 @@ def _exit_codes(as_json: bool, notebook: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED, as_json, notebook)
+        said = "interrupted; whole windows of prompts are kept: the same command goes on after them"
+        _fail(said, INTERRUPTED, as_json, notebook)
     except typer.Exit:
         raise
     except Exception as error:

@@ -17,7 +17,7 @@ DEPTHS = (1, 3, 5, 7)  # of isolation, where none are given
 SAMPLE = 2000  # texts that are tokenised at most; lengths of the rest are taken to be like theirs
 CHARACTERS = 4  # of a token, where the tokenizer cannot be read without loading it
 ANALYSES = {
-    "0_tour": ("saliency", "isolation", "extraction", "re-weighting", "compression"),
+    "0_tour": ("saliency", "isolation", "extraction", "re-weighting", "compression", "diagnosis"),
     "2_1_information_flow": ("saliency",),
     "2_2_isolation": ("isolation",),
     "2_3_extraction": ("extraction",),
@@ -138,7 +138,10 @@ def report(found: Mapping[str, Any]) -> str:
             f"{need['operations']:.2g} operations{anew}"
         )
     if found["too_long"]:
-        lines.append(f"some prompts are too long: the model reads at most {model['n_ctx']} tokens")
+        lines.append(
+            f"some prompts are TOO LONG, the model reads at most {model['n_ctx']} tokens: with too_long=error the run "
+            "would fail, with too_long=skip they are left out (and are counted here)"
+        )
     if not found["loads"]:
         lines.append(
             f"loading takes {_size(found['loading'])} for a moment: the model is there twice until it has been checked"

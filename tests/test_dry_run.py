@@ -108,6 +108,13 @@ def test_a_model_that_fits_once_but_not_twice_cannot_be_loaded(tmp_path, monkeyp
     assert estimate("2_1_information_flow", tmp_path)["fits"]
 
 
+def test_prompts_that_the_model_cannot_read_are_told_with_what_happens_to_them(tmp_path):
+    found = estimate("2_1_information_flow", tmp_path, shots=60)
+    assert found["too_long"]
+    assert "some prompts are TOO LONG, the model reads at most 256 tokens: with too_long=error" in dryrun.report(found)
+    assert not estimate("2_1_information_flow", tmp_path)["too_long"]
+
+
 def test_the_batch_is_the_one_that_was_asked_for(tmp_path):
     (need,) = estimate("2_3_extraction", tmp_path, batch_tokens=100)["analyses"]
     longest = estimate("2_3_extraction", tmp_path)["prompts"]["asked"][1]

@@ -177,6 +177,8 @@ def _around(asked: argparse.Namespace) -> list[Row]:
 
 
 def _note(asked: argparse.Namespace, size: Size) -> str:
+    if asked.quick:
+        return "A tiny model, to see that it runs and that results agree: the goals are not meant for it."
     clock = "CUDA events" if asked.device.startswith("cuda") else "CPU seconds of the process"
     return (
         f"Medians of {clock} over {asked.rounds} rounds, ways taking turns. The plain way is additive over prompts: it "
