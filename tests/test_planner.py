@@ -120,6 +120,12 @@ def test_a_batch_holds_what_fits_into_the_share_of_free_memory(free, want):
     assert planner.rows(lambda n: 10 * n, 16, free) == want
 
 
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_every_further_layer_adds_what_it_keeps_for_a_backward_pass(checkpoint):
+    three, four, six = (planner.saliency(replace(SMALL, n_layers=n), 2, 5, checkpoint=checkpoint) for n in (3, 4, 6))
+    assert six - four == 2 * (four - three) > 0
+
+
 def test_layers_are_run_anew_only_where_one_prompt_would_not_fit_otherwise():
     shape = replace(SMALL, n_layers=40)
     one = planner.saliency(shape, 1, 50)
