@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -58,7 +59,9 @@ def save(figure: go.Figure, folder: Path, name: str) -> list[Path]:
     figure.write_html(paths[0], include_plotlyjs="../../plotly.min.js", full_html=True)
     if has_browser():
         paths.append(folder / f"{name}.png")
-        figure.write_image(paths[-1], scale=2)
+        with warnings.catch_warnings():  # a warm kernel keeps one browser, which plotly starts with options otherwise
+            warnings.filterwarnings("ignore", message="The kopts argument is ignored", category=UserWarning)
+            figure.write_image(paths[-1], scale=2)
     return paths
 
 
