@@ -209,7 +209,7 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
             f"train_prompts={parameters['train_prompts']!r}: {notebook.stem} trains nothing, so leave it empty."
         )
     rows.check_request(**{name: parameters[name] for name in ("shots", "seeds", "limit", "prompts", "data", "pool")})
-    preflight.check_backend(parameters["backend"])
+    backends = preflight.resolve_backend(parameters["backend"])
     device, dtype = preflight.resolve_device(parameters["device"]), preflight.resolve_dtype(parameters["dtype"])
     task = tasks.get(parameters["task"], label_token=parameters["label_token"])
     if parameters["label_words"] not in ("auto", "random"):
@@ -218,7 +218,7 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
     weights = checkpoint.fingerprint()
     named = parameters["model"] if checkpoint.toy or checkpoint.revision else weights  # a folder may move
     facts: dict[str, Any] = {"device": device, "dtype": dtype, "weights": weights, "model": named}
-    facts |= {"backend": "hooked", "label_token": task.label_token}
+    facts |= {"backend": " or ".join(backends), "label_token": task.label_token}
     for name, path in _files(parameters, task, checkpoint.toy).items():
         if name in ("prompts", "train_prompts"):
             rows.read_prompts(path, task)

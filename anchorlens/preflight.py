@@ -15,13 +15,14 @@ import threading
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 TOY_FOLDER = Path(__file__).parent / "toy" / "models"
 TOY_SEED = 0  # of toy-random's weights
 TOYS = ("toy", "toy-random", "toy-unanchored")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
-BACKENDS = ("auto", "hooked")
+BACKENDS = ("auto", "hooked", "bridge")
 PATIENCE = 1.2  # seconds to wait for the hub before calling it unreachable
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -221,10 +222,20 @@ def resolve_dtype(dtype: str) -> str:
     return dtype
 
 
-def check_backend(backend: str) -> None:
-    """Refuse a backend that does not exist."""
+def resolve_backend(backend: str) -> tuple[str, ...]:
+    """The backends to try, one after the other; ``HookedTransformer`` is in transformer-lens up to 3.x."""
     if backend not in BACKENDS:
-        raise ModelError(f"backend={backend!r}: it may be {' or '.join(map(repr, BACKENDS))} (HookedTransformer).")
+        raise ModelError(f"backend={backend!r}: it may be {', '.join(map(repr, BACKENDS[:-1]))} or {BACKENDS[-1]!r}.")
+    version = metadata.version("transformer-lens")
+    hooked = int(version.partition(".")[0]) < 4
+    if backend == "hooked" and not hooked:
+        raise ModelError(
+            f"backend='hooked': transformer-lens {version} is installed, which has no HookedTransformer. Install an "
+            "earlier one with `pip install 'transformer-lens>=3.9,<4'`, or use backend=bridge."
+        )
+    if backend == "auto":
+        return ("hooked", "bridge") if hooked else ("bridge",)
+    return (backend,)
 
 
 def _cuda_devices() -> int:

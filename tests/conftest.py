@@ -31,7 +31,7 @@ def random_model(dtype: torch.dtype = torch.float64, **changes):
     """A random 3-layer HookedTransformer (2 heads, width 16, the fixtures' vocabulary) as a ``Lens``."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-    from anchorlens.models import Hooked
+    from anchorlens.models import Hooked, Kind
     from anchorlens.preflight import Checkpoint
 
     shape = {"n_layers": 3, "d_model": 16, "n_heads": 2, "d_head": 8, "d_mlp": 32, "n_ctx": 96, "d_vocab": 1487}
@@ -42,7 +42,8 @@ def random_model(dtype: torch.dtype = torch.float64, **changes):
     chance = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.requires_grad_(False).copy_(torch.randn(parameter.shape, generator=chance, dtype=dtype) * 0.4)
-    return Hooked(model.eval(), None, Checkpoint("random", Path()))
+    kind = Kind("random", cfg.positional_embedding_type, cfg.window_size if cfg.use_local_attn else None)
+    return Hooked(model.eval(), None, Checkpoint("random", Path()), kind)
 
 
 @pytest.fixture(scope="session")

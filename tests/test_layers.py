@@ -10,6 +10,7 @@ import anchorlens
 PACKAGE = Path(anchorlens.__file__).parent
 PROTOCOL = {"models.Lens", "models.Memory", "models.device_of"}
 ANALYSIS = {"prompts", "batching", "hooks", "planner.*", "passes", "readings", "metrics", *PROTOCOL}
+BACKEND = {"models.kinds", "models.protocol", "models.unembedding", "models.blocks"}
 PARTS = (
     "isolation.__init__",
     "isolation.sweeps",
@@ -48,9 +49,14 @@ ALLOWED = {
     "windows": {"drafts", "prompts"},
     "batching": {"prompts"},
     "models.__init__": {"hooks", "preflight", "models.*"},
-    "models.protocol": {"hooks", "preflight"},
-    "models.hooked": {"hooks", "preflight", "models.protocol", "models.lean"},
+    "models.kinds": {"hooks", "preflight"},
+    "models.protocol": {"hooks", "preflight", "models.kinds"},
+    "models.unembedding": set(),
+    "models.blocks": set(),
+    "models.spreading": {"preflight", "room"},
     "models.lean": set(),
+    "models.hooked": {"hooks", "preflight", *BACKEND, "models.lean"},
+    "models.bridge": {"hooks", "preflight", "room", *BACKEND},
     "planner.__init__": {"planner.*"},
     "planner.shapes": set(),
     "planner.costs": {"planner.shapes"},
@@ -156,7 +162,7 @@ def test_only_models_imports_transformer_lens():
         for name, _ in imported(path.read_text(), module)
         if name.split(".")[0] == "transformer_lens"
     }
-    assert users == {"models.hooked", "models.lean"}
+    assert users == {"models.hooked", "models.lean", "models.bridge"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from anchorlens.hooks import Site, differentiating
-from anchorlens.models import Hooked
+from anchorlens.models import Hooked, Kind
 from anchorlens.models.lean import lean
 from anchorlens.preflight import Checkpoint
 
@@ -218,7 +218,7 @@ def gradients(lens, tokens, *, checkpoint: bool) -> tuple[list[torch.Tensor], in
 
 
 def test_a_checkpointed_pass_has_the_same_gradients_to_the_bit_and_keeps_less(plain, tokens):
-    lens = Hooked(plain, None, Checkpoint("random", Path()))
+    lens = Hooked(plain, None, Checkpoint("random", Path()), Kind("random", "standard"))
     want, kept = gradients(lens, tokens, checkpoint=False)
     got, kept_less = gradients(lens, tokens, checkpoint=True)
     assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
@@ -227,7 +227,7 @@ def test_a_checkpointed_pass_has_the_same_gradients_to_the_bit_and_keeps_less(pl
 
 
 def test_a_pass_that_fails_in_a_layer_leaves_nothing_in_its_norms(tokens):
-    lens = Hooked(built(), None, Checkpoint("random", Path()))
+    lens = Hooked(built(), None, Checkpoint("random", Path()), Kind("random", "standard"))
     norm = lens.model.blocks[1].ln1
     fused = type(norm).fused
 

@@ -121,14 +121,14 @@ def test_logits_that_differ_from_hugging_face_are_refused():
     model = models.load(FAMILIES["gpt2"])
     model.model.blocks[0].attn.b_V.add_(0.5)
     with pytest.raises(ModelError, match=r"differ from the plain Hugging Face run by .* in float32"):
-        models._check_logits(model, plain(FAMILIES["gpt2"]), "float32")
+        models._check_logits(model, tokens_for(model), plain(FAMILIES["gpt2"])(tokens_for(model)).logits, "float32")
 
 
 def test_a_model_that_ignores_edits_is_refused(monkeypatch):
     model = random_model()
     monkeypatch.setattr(model, "hooks", lambda fwd_hooks=(), bwd_hooks=(): nullcontext())
     with pytest.raises(ModelError, match="editing attention scores has no effect"):
-        models._check_edits(model)
+        models._check_edits(model, tokens_for(model)[:1])
 
 
 def test_a_soft_cap_on_logits_is_kept(batch):

@@ -140,7 +140,7 @@ def test_devices_and_dtypes_mean_what_they_say(monkeypatch):
         ),
         (lambda: preflight.resolve_device("mps"), "device='mps': only Apple machines have one"),
         (lambda: preflight.resolve_dtype("int8"), "dtype='int8': it may be 'auto', 'float32', 'float64'"),
-        (lambda: preflight.check_backend("bridge"), "backend='bridge': it may be 'auto' or 'hooked'"),
+        (lambda: preflight.resolve_backend("nnsight"), "backend='nnsight': it may be 'auto', 'hooked' or 'bridge'"),
     ],
 )
 def test_a_device_dtype_or_backend_that_cannot_be_had_is_refused(monkeypatch, ask, said):

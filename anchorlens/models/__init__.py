@@ -5,6 +5,7 @@ every gradient and edit of an attention pattern (by up to 8 % of the saliency on
 """
 
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,15 +15,23 @@ from torch import Tensor
 
 from anchorlens import preflight
 from anchorlens.hooks import Isolate, Scale, editing
-from anchorlens.models.hooked import Hooked, convert
+from anchorlens.models import bridge, hooked
+from anchorlens.models.bridge import Bridged
+from anchorlens.models.hooked import Hooked
+from anchorlens.models.kinds import ArchitectureError, Kind, kind_of, length_of, window_of
 from anchorlens.models.protocol import Lens, Memory, device_of
+from anchorlens.models.spreading import spread
 from anchorlens.preflight import Checkpoint, ModelError
 
-__all__ = ["Hooked", "Lens", "Memory", "device_of", "load"]
+__all__ = ["Bridged", "Hooked", "Kind", "Lens", "Memory", "device_of", "load"]
 
 # Against the plain Hugging Face run, relative to its largest logit. Observed: float32 1e-6; float64 1e-15 for GPT-2 and
 # 1e-7 for GPT-J and GPT-NeoX, where Hugging Face computes attention or rotary angles in float32 all the same.
 _AGREEMENT = {"float64": 1e-6, "float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
+
+
+class _UnsupportedError(ModelError):
+    """A backend that cannot run a model exactly; another one may."""
 
 
 def load(
@@ -32,16 +41,19 @@ def load(
     revision: str = "",
     device: str = "auto",
     dtype: str = "auto",
+    n_devices: int = 0,
     random_seed: int | None = None,
-) -> Hooked:
+) -> Hooked | Bridged:
     """Load a model by name, frozen, without weight processing.
 
     Args:
         name: toy, toy-random, toy-unanchored, a Hugging Face folder, or a hub id.
-        backend: "hooked" (HookedTransformer); "auto" means the same.
+        backend: "hooked" (HookedTransformer, which transformer-lens has up to 3.x), "bridge" (TransformerBridge), or
+            "auto": the first where it is there and runs the model exactly, otherwise the second.
         revision: branch, tag or commit of a hub model.
         device: cpu, cuda, cuda:N, mps; "auto": cuda where it can be used, otherwise cpu.
         dtype: float32 ("auto"), float64, bfloat16 or float16.
+        n_devices: GPUs over which the layers are spread; 0: one, or as many as its weights need.
         random_seed: keep the architecture and draw all weights anew from this seed, as the untrained control.
 
     Raises:
@@ -49,18 +61,36 @@ def load(
             the plain Hugging Face run, or hooks whose edits have no effect.
         MissingModelError: for weights that are not here and cannot be fetched.
     """
-    preflight.check_backend(backend)
+    tried = preflight.resolve_backend(backend)
     device, dtype = preflight.resolve_device(device), preflight.resolve_dtype(dtype)
     checkpoint = preflight.locate(name, revision)
     if random_seed is not None:
         checkpoint = Checkpoint(checkpoint.name, checkpoint.folder, checkpoint.revision, random_seed)
     plain, tokenizer = _hugging_face(checkpoint, getattr(torch, dtype))
-    model = Hooked(convert(checkpoint, plain, device, getattr(torch, dtype)), tokenizer, checkpoint)
+    reasons = []
     with torch.no_grad():
-        _check_logits(model, plain, dtype)
-        _check_edits(model)
-        _check_memory(model, dtype)
-    return model
+        tokens = _probe(plain.config)
+        want = plain(tokens).logits.double()
+        for backend in tried:
+            try:
+                model = _through(backend, checkpoint, plain, tokenizer, spread(plain, device, n_devices))
+                _check_logits(model, tokens, want, dtype)
+                _check_edits(model, tokens)
+                _check_memory(model, tokens, dtype)
+                return model
+            except _UnsupportedError as error:
+                reasons.append(f"{backend}: {error}")
+    raise ModelError("\n".join(reasons))
+
+
+def _through(backend: str, checkpoint: Checkpoint, plain: Any, tokenizer: Any, devices: list[str]) -> Hooked | Bridged:
+    try:
+        lens: type[Hooked] | type[Bridged] = Hooked if backend == "hooked" else Bridged
+        convert = hooked.convert if backend == "hooked" else partial(bridge.convert, tokenizer=tokenizer)
+        model = convert(checkpoint, plain, devices)
+        return lens(model, tokenizer, checkpoint, kind_of(plain.config, model.cfg.positional_embedding_type))
+    except ArchitectureError as error:
+        raise _UnsupportedError(str(error)) from error
 
 
 def _hugging_face(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -73,7 +103,7 @@ def _hugging_face(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, Any]
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         if checkpoint.random_seed is None:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True, attn_implementation="eager"
             )
             plain, found = loaded
             if missing := sorted(found["missing_keys"]):  # they would be drawn at random
@@ -84,7 +114,9 @@ def _hugging_face(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, Any]
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(checkpoint.random_seed)
-                plain = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).to(dtype)
+                plain = AutoModelForCausalLM.from_config(
+                    AutoConfig.from_pretrained(folder), attn_implementation="eager"
+                ).to(dtype)
     except ModelError:
         raise
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -92,52 +124,51 @@ def _hugging_face(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, Any]
     return plain.eval().requires_grad_(False), tokenizer
 
 
-def _probe(model: Hooked) -> Int[Tensor, "1 pos"]:
-    """A few tokens spread over the vocabulary, to try a model on."""
-    n = min(48, model.cfg.n_ctx)
-    return (torch.arange(n)[None] * 7919 + 11) % model.cfg.d_vocab
+def _probe(config: Any) -> Int[Tensor, "1 pos"]:
+    """Tokens spread over the vocabulary, to try a model on: a few more than its narrowest layer looks back."""
+    text = config.get_text_config()
+    n = min(max(48, (window_of(text) or 0) + 16), length_of(text))
+    return (torch.arange(n)[None] * 7919 + 11) % text.vocab_size
 
 
-def _check_logits(model: Hooked, plain: Any, dtype: str) -> None:
-    tokens = _probe(model)
-    want = plain(tokens).logits.double()
-    got = model(tokens.to(model.cfg.device)).cpu().double()
+def _check_logits(model: Lens, tokens: Tensor, want: Tensor, dtype: str) -> None:
+    got = model(tokens.to(device_of(model))).cpu().double()
     error = ((got - want).abs().max() / want.abs().max()).item()
     if not error <= _AGREEMENT[dtype]:  # a NaN must fail too
-        raise ModelError(
+        raise _UnsupportedError(
             f"model {model.checkpoint.name!r}: logits through transformer-lens differ from the plain Hugging Face "
             f"run by {error:.1e} of the largest (at most {_AGREEMENT[dtype]:.0e} in {dtype}). "
-            f"Its architecture ({plain.config.model_type}) is not reproduced exactly, so no analysis would be right."
+            f"Its architecture ({model.kind.name}) is not reproduced exactly, so no analysis would be right."
         )
 
 
-def _check_edits(model: Hooked) -> None:
+def _check_edits(model: Lens, tokens: Tensor) -> None:
     """Some backends call hooks and ignore what they return; such a model must not be analysed."""
-    tokens = _probe(model).to(model.cfg.device)
-    last = torch.tensor([[tokens.shape[1] - 1]], device=tokens.device)
+    tokens = tokens.to(device_of(model))
+    last = torch.tensor([[tokens.shape[1] - 1]], device=tokens.device)  # as query and as key: in any window
     clean = model(tokens)[0, -1]
     doubled = torch.full((1, model.cfg.n_heads, 1), 2.0, dtype=model.cfg.dtype, device=tokens.device).log()
-    edits = {"scores": Isolate(last), "patterns": Scale(last[:, 0], last * 0, doubled)}
+    edits = {"scores": Isolate(last), "patterns": Scale(last[:, 0], last, doubled)}
     for what, edit in edits.items():
         with editing(model, edit, layers=[0]):
             edited = model(tokens)[0, -1]
         if torch.equal(clean, edited):
-            raise ModelError(
+            raise _UnsupportedError(
                 f"model {model.checkpoint.name!r}: editing attention {what} has no effect on its logits; "
                 "its hooks are ignored, so interventions would silently do nothing."
             )
 
 
-def _check_memory(model: Hooked, dtype: str) -> None:
+def _check_memory(model: Lens, tokens: Tensor, dtype: str) -> None:
     """Queries answered after remembered demonstrations must get the answers of the whole prompt."""
-    tokens = _probe(model).to(model.cfg.device)
+    tokens = tokens.to(device_of(model))
     n, ones = tokens.shape[1] // 2, torch.ones_like(tokens)
     memory = model.remember(tokens[:, :n], ones[:, :n])
     want = model(tokens)[:, -1]
     got = model.all_logits(model.read(memory, tokens[:, n:], ones[:, n:]))
     error = ((got - want).abs().max() / want.abs().max()).item()
     if not error <= _AGREEMENT[dtype]:
-        raise ModelError(
+        raise _UnsupportedError(
             f"model {model.checkpoint.name!r}: answers after remembered tokens differ from those of the whole prompt "
             f"by {error:.1e} of the largest logit (at most {_AGREEMENT[dtype]:.0e} in {dtype}), so its demonstrations "
             "cannot be run once for many queries."

@@ -4,8 +4,8 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
-from torch.utils.checkpoint import checkpoint as run_anew
 
-from anchorlens.hooks import SettingError, Site
+from anchorlens.hooks import Site
+from anchorlens.models.blocks import checkpointing
+from anchorlens.models.kinds import ArchitectureError, Kind
 from anchorlens.models.protocol import Memory
-from anchorlens.preflight import Checkpoint, ModelError
+from anchorlens.models.unembedding import Unembedding
+from anchorlens.preflight import Checkpoint
 
 
 class Hooked:
@@ -28,12 +29,19 @@ class Hooked:
     before their rotation: transformer-lens rotates them at each use by their place in the cache.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, checkpoint: Checkpoint) -> None:
+    backend = "hooked"
+
+    def __init__(self, model: Any, tokenizer: Any, checkpoint: Checkpoint, kind: Kind) -> None:
         from anchorlens.models.lean import lean  # takes the seconds in which transformer-lens is imported
 
         lean(model)
         self.model, self.tokenizer, self.checkpoint = model, tokenizer, checkpoint
-        self.cfg = model.cfg
+        self.cfg, self.kind = model.cfg, kind
+        if self.kind.steady and self.kind.steady < self.cfg.n_ctx:
+            raise ArchitectureError(
+                f"model {checkpoint.name!r}: from {self.kind.steady} tokens on its rotations depend on the length of the "
+                "prompt, which HookedTransformer does not reproduce."
+            )
 
     def hooks(self, fwd_hooks: Sequence = (), bwd_hooks: Sequence = ()) -> AbstractContextManager:
         return self.model.hooks(fwd_hooks=list(fwd_hooks), bwd_hooks=list(bwd_hooks))
@@ -44,7 +52,7 @@ class Hooked:
     def at_target(
         self, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, " batch"], *, checkpoint: bool = False
     ) -> Float[Tensor, "batch d_model"]:
-        with _checkpointing(self.model.blocks) if checkpoint else nullcontext():
+        with checkpointing(self.model.blocks) if checkpoint else nullcontext():
             resid = self._run(tokens, stop_at_layer=self.cfg.n_layers)
         row = resid[torch.arange(len(target), device=resid.device), target]
         return self._final(row[:, None])
@@ -66,24 +74,15 @@ class Hooked:
     def label_logits(
         self, final: Float[Tensor, "batch d_model"], labels: Int[Tensor, "batch label"]
     ) -> Float[Tensor, "batch label"]:
-        weights, bias = self._unembedding
-        columns = weights[:, labels]  # [d_model batch label]
-        return self._capped(torch.einsum("bd,dbl->bl", final.to(columns.dtype), columns) + bias[labels])
+        return self._unembedding.some(final, labels)
 
     def all_logits(self, final: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch vocabulary"]:
-        weights, bias = self._unembedding
-        return self._capped(final.to(weights.dtype) @ weights + bias)
+        return self._unembedding.all(final)
 
     @cached_property
-    def _unembedding(self) -> tuple[Tensor, Tensor]:
-        """The output matrix and its bias, at least in float32: half precision would make the largest logits equal."""
+    def _unembedding(self) -> Unembedding:
         unembed = self.model.unembed  # its own forward would copy all of W_U at each call
-        dtype = torch.promote_types(unembed.W_U.dtype, torch.float32)
-        return unembed.W_U.to(dtype), unembed.b_U.to(dtype)
-
-    def _capped(self, logits: Tensor) -> Tensor:
-        cap = getattr(self.cfg, "output_logits_soft_cap", -1.0)
-        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+        return Unembedding.of(unembed.W_U, unembed.b_U, getattr(self.cfg, "output_logits_soft_cap", 0.0))
 
     def remember(
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], after: Memory | None = None
@@ -128,17 +127,11 @@ class Hooked:
             return self._final(self._run(tokens, attention_mask=mask, **given))
 
     def keep(self, memory: Memory, kept: Int[Tensor, " kept"], first: int) -> Memory:
-        kind = self.cfg.positional_embedding_type
-        if kind not in ("standard", "rotary") or self.cfg.use_local_attn:
-            local = " with local attention" if self.cfg.use_local_attn else ""
-            raise SettingError(
-                f"model {self.checkpoint.name!r} has positions of kind {kind!r}{local}: keeping some tokens alone is "
-                "exact for learned and rotary positions without local attention only."
-            )
+        self.kind.check_keeping(self.checkpoint.name)
         keys = tuple(each[:, kept] for each in memory.keys)
         values = tuple(each[:, kept] for each in memory.values)
         mask, places = memory.mask[:, kept], torch.arange(len(kept), device=kept.device)
-        if kind == "standard":  # the next token would stand at len(kept)
+        if self.kind.positions == "standard":  # the next token would stand at len(kept)
             return Memory(keys, values, mask, first - len(kept))
         # Scores depend on distances alone, and transformer-lens will place kept token j at j and the next at len(kept).
         by = kept - places + len(kept) - first
@@ -147,8 +140,7 @@ class Hooked:
 
     @property
     def pads_exactly(self) -> bool:
-        counted = self.cfg.use_local_attn or getattr(self.cfg, "use_logn_attn", False)
-        return self.cfg.positional_embedding_type in ("standard", "rotary") and not counted
+        return self.kind.pads_exactly and not getattr(self.cfg, "use_logn_attn", False)
 
     @property
     def attention_sites(self) -> tuple[Site, Site]:
@@ -179,32 +171,6 @@ class Hooked:
         return self.hooks(fwd_hooks=[("hook_pos_embed", partial(place, learned=self.model.pos_embed.W_pos))])
 
 
-@contextmanager
-def _checkpointing(blocks: Iterable[Any]) -> Iterator[None]:
-    """Blocks that keep only what is dear to compute; a backward pass computes the rest again, block by block."""
-    for block in blocks:
-        block.forward = partial(
-            run_anew,
-            block.forward,
-            use_reentrant=False,
-            preserve_rng_state=False,  # nothing is drawn
-            context_fn=partial(create_selective_checkpoint_contexts, _dear),
-        )
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward
-
-
-def _dear(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    """Outputs of weight matrices are kept; scores, patterns, norms and activation functions are computed again."""
-    return CheckpointPolicy.MUST_SAVE if op in _MATRICES else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-_MATRICES = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
-
-
 def _turned(
     keys: Float[Tensor, "batch pos kv_head d_head"], by: Int[Tensor, " pos"], attention: Any
 ) -> Float[Tensor, "batch pos kv_head d_head"]:
@@ -219,8 +185,9 @@ def _turned(
     return torch.cat([turning * cosine + attention.rotate_every_two(turning) * sine, passing], dim=-1).to(keys.dtype)
 
 
-def convert(checkpoint: Checkpoint, plain: Any, device: str, dtype: torch.dtype) -> Any:
-    """A ``HookedTransformer`` with the weights of a Hugging Face model, none of them processed."""
+def convert(checkpoint: Checkpoint, plain: Any, devices: Sequence[str]) -> Any:
+    """A ``HookedTransformer`` with the weights of a Hugging Face model, none of them processed, over ``devices``."""
+    device, dtype = devices[0] if len(devices) == 1 else "cpu", plain.dtype
     from transformer_lens import HookedTransformer
     from transformer_lens import loading_from_pretrained as loading
 
@@ -233,7 +200,7 @@ def convert(checkpoint: Checkpoint, plain: Any, device: str, dtype: torch.dtype)
         try:
             cfg = loading.get_pretrained_model_config(folder, hf_cfg=config, fold_ln=False, device=device, dtype=dtype)
         except (NotImplementedError, KeyError, AttributeError, ValueError) as error:
-            raise ModelError(
+            raise ArchitectureError(
                 f"model {checkpoint.name!r}: transformer-lens does not know its architecture "
                 f"{config.get('architectures')}: {type(error).__name__}: {error}"
             ) from error
@@ -253,4 +220,22 @@ def convert(checkpoint: Checkpoint, plain: Any, device: str, dtype: torch.dtype)
         fold_value_biases=False,
         refactor_factored_attn_matrices=False,
     )
+    if len(devices) > 1:
+        place(model, devices)
     return model.eval().requires_grad_(False)
+
+
+def place(model: Any, devices: Sequence[str]) -> None:
+    """Spread the layers over ``devices``, which are consecutive, as the forward pass of transformer-lens expects them.
+
+    transformer-lens' own placing puts each layer where most memory is free, and its forward pass looks elsewhere.
+    """
+    from transformer_lens.utilities.multi_gpu import get_device_for_block_index
+
+    model.cfg.device, model.cfg.n_devices = devices[0], len(devices)
+    model.to(devices[0], print_details=False)
+    for layer, block in enumerate(model.blocks):
+        block.to(get_device_for_block_index(layer, model.cfg))
+    for last in (getattr(model, "ln_final", None), model.unembed):
+        if last is not None:
+            last.to(devices[-1])

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anchorlens.hooks import Site
+from anchorlens.models.kinds import Kind
 from anchorlens.preflight import Checkpoint
 
 
@@ -56,6 +57,8 @@ class Lens(Protocol):
     cfg: Any  # n_layers, n_heads, d_model, d_head, n_ctx, d_vocab, device, dtype
     tokenizer: Any
     checkpoint: Checkpoint
+    kind: Kind  # of positions and windows
+    backend: str  # "hooked" or "bridge"
 
     def hooks(self, fwd_hooks: Sequence = (), bwd_hooks: Sequence = ()) -> AbstractContextManager:
         """Install hooks, by name, for the length of a ``with`` block."""
@@ -118,7 +121,7 @@ class Lens(Protocol):
         Kept tokens keep the positions they had. ``memory`` is of one prompt without padding.
 
         Raises:
-            ValueError: for a kind of positions for which this is not exact.
+            SettingError: for a kind of positions for which this is not exact.
         """
         ...
 

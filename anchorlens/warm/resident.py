@@ -41,7 +41,7 @@ class Residents:
         call = self._signature.bind(*given, **named)
         call.apply_defaults()
         says = dict(call.arguments)
-        preflight.check_backend(says["backend"])
+        says["backend"] = preflight.resolve_backend(says["backend"])
         says["device"], says["dtype"] = preflight.resolve_device(says["device"]), preflight.resolve_dtype(says["dtype"])
         checkpoint = preflight.locate(says.pop("name"), says.pop("revision"))
         key = (checkpoint, checkpoint.fingerprint(), *sorted((name, str(value)) for name, value in says.items()))

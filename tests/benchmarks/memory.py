@@ -77,11 +77,13 @@ def build(config: dict[str, Any], device: str = "cpu", dtype: torch.dtype = torc
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from anchorlens.models.hooked import convert
+    from anchorlens.models.kinds import kind_of
 
     plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=dtype)
     plain.config.architectures = config["architectures"]
     checkpoint = Checkpoint("random", Path())
-    return Hooked(convert(checkpoint, plain, device, dtype), None, checkpoint)
+    model = convert(checkpoint, plain, [device])
+    return Hooked(model, None, checkpoint, kind_of(plain.config, model.cfg.positional_embedding_type))
 
 
 def cases(model: Lens, asked: Sequence[Prompt], training: Sequence[Prompt], whole: int) -> dict[str, Case]:

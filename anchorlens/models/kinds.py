@@ -1,0 +1,84 @@
+"""What kind of positions and windows a model has, and what can therefore be done with it exactly."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from anchorlens.hooks import SettingError
+from anchorlens.preflight import ModelError
+
+_STRETCHED = ("dynamic", "longrope")  # rotations that change with the length of the prompt
+
+
+class ArchitectureError(ModelError):
+    """An architecture that a backend does not know."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a model tells positions apart.
+
+    Attributes:
+        name: Hugging Face's name of the architecture (``model_type``).
+        positions: "standard" (learned), "rotary", "alibi", or whatever else transformer-lens calls them.
+        window: how far back the narrowest layer looks; None: to the beginning.
+        steady: tokens up to which rotations do not depend on the prompt's length; None: they never do.
+    """
+
+    name: str
+    positions: str
+    window: int | None = None
+    steady: int | None = None
+
+    @property
+    def pads_exactly(self) -> bool:
+        """Whether padding between demonstrations and query changes nothing: windows and alibi count it."""
+        return self.positions in ("standard", "rotary") and self.window is None
+
+    def check_keeping(self, model: str) -> None:
+        """Refuse to keep some tokens alone where that is not exact.
+
+        Raises:
+            SettingError: names the model's kind of positions.
+        """
+        if self.pads_exactly:
+            return
+        window = f" with local attention (the last {self.window} tokens)" if self.window else ""
+        raise SettingError(
+            f"model {model!r} has positions of kind {self.positions!r}{window}: keeping some tokens alone is "
+            "exact for learned and rotary positions without local attention only."
+        )
+
+
+def kind_of(config: Any, positions: str) -> Kind:
+    """The kind that a Hugging Face config describes; ``positions`` as transformer-lens calls them."""
+    text = config.get_text_config()
+    rotary = getattr(text, "rope_parameters", None) or {}
+    kinds = {each.get("rope_type") for each in (rotary, *rotary.values()) if isinstance(each, Mapping)}
+    steady = None
+    if kinds & set(_STRETCHED):
+        steady = rotary.get("original_max_position_embeddings") or getattr(
+            text, "original_max_position_embeddings", text.max_position_embeddings
+        )
+    return Kind(text.model_type, positions, window_of(text), steady)
+
+
+def length_of(config: Any) -> int:
+    """The longest prompt that a model can read, as its Hugging Face config says."""
+    for name in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
+        if found := getattr(config, name, None):
+            return found
+    return 2048  # alibi: as far as memory goes
+
+
+def window_of(config: Any) -> int | None:
+    """How many tokens, itself included, a token of the narrowest layer attends to; None: all before it."""
+    local = getattr(config, "attention_layers", None)  # GPT-Neo
+    if local is not None:
+        return config.window_size if "local" in local else None
+    kinds = getattr(config, "layer_types", None)
+    if kinds and "chunked_attention" in kinds:
+        return config.attention_chunk_size
+    if kinds:
+        return config.sliding_window if "sliding_attention" in kinds else None
+    return getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
