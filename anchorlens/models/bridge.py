@@ -39,6 +39,9 @@ class Bridged:
         self.cfg, self.kind = model.cfg, kind
         if self.kind.steady:  # beyond it, keys that were remembered would have been rotated otherwise
             self.cfg.n_ctx = min(self.cfg.n_ctx, self.kind.steady)
+        for block in model.blocks:
+            if hasattr(block, "attn"):
+                block.attn.register_forward_pre_hook(_known_as_before, with_kwargs=True)
         self._tuples = self._return_tuples()
 
     @property
@@ -175,13 +178,16 @@ class Bridged:
         if self._takes_positions:
             before = 0 if after is None else after.mask.sum(1, keepdim=True) + after.shift
             given["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + before
-        return self._body(
-            tokens, attention_mask=whole, past_key_values=cache, use_cache=True, **given
-        ).last_hidden_state
+        given["cache" if "cache" in self._parameters else "past_key_values"] = cache
+        return self._body(tokens, attention_mask=whole, use_cache=True, **given).last_hidden_state
+
+    @property
+    def _takes_positions(self) -> bool:
+        return "position_ids" in self._parameters
 
     @cached_property
-    def _takes_positions(self) -> bool:
-        return "position_ids" in inspect.signature(self._body.forward).parameters
+    def _parameters(self) -> set[str]:
+        return set(inspect.signature(self._body.forward).parameters)
 
     def _cache(self, memory: Memory | None, batch: int) -> Any:
         """What Hugging Face attends to beside new tokens; without a config, no layer forgets what left its window."""
@@ -205,6 +211,11 @@ class Bridged:
             mask,
             shift,
         )
+
+
+def _known_as_before(attention: Any, given: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """From transformers 5.24 on, layers are handed their cache as ``cache``, which the bridge does not look for."""
+    return given, {"past_key_values" if name == "cache" else name: each for name, each in named.items()}
 
 
 def convert(checkpoint: Checkpoint, plain: Any, devices: Sequence[str], *, tokenizer: Any) -> Any:

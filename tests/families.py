@@ -1,0 +1,162 @@
+"""Small random models of each family, built offline from their Hugging Face configs, and the plain run of each.
+
+Weights are drawn large (0.3), norms away from 1 and biases away from 0, so that a mistake anywhere shows.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from conftest import FIXTURES
+from torch import Tensor
+
+VOCABULARY, N_CTX, LAYERS = 1487, 128, 3  # of the fixtures' tokenizer; longer than a prompt and than a window
+_TOKENIZER = ("tokenizer.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+_SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "max_position_embeddings": N_CTX,
+    "pad_token_id": None,
+    "tie_word_embeddings": False,
+}
+_GROUPED = {**_SHAPE, "num_key_value_heads": 2}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture: ``config`` names Hugging Face's config class, ``given`` what it is made of."""
+
+    name: str
+    config: str
+    given: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+
+
+FAMILIES = {
+    each.name: each
+    for each in (
+        Family("gpt2", "GPT2Config", {"n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": N_CTX}, "GPT-2"),
+        Family(
+            "gptj",
+            "GPTJConfig",
+            {"n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": N_CTX, "rotary_dim": 4},
+            "GPT-J",
+        ),
+        Family("gpt_neox", "GPTNeoXConfig", {**_SHAPE, "rotary_pct": 0.5}, "GPT-NeoX, Pythia"),
+        Family(
+            "opt",
+            "OPTConfig",
+            {**_SHAPE, "ffn_dim": 48, "word_embed_proj_dim": 32, "pad_token_id": 1},
+            "OPT",
+        ),
+        Family("llama", "LlamaConfig", _GROUPED, "Llama"),
+        Family("mistral", "MistralConfig", {**_GROUPED, "sliding_window": 24}, "Mistral, with its window"),
+        Family("qwen2", "Qwen2Config", _GROUPED, "Qwen2"),
+        Family("qwen3", "Qwen3Config", {**_GROUPED, "head_dim": 12}, "Qwen3"),
+        Family(
+            "gemma2",
+            "Gemma2Config",
+            {
+                **_GROUPED,
+                "head_dim": 12,
+                "sliding_window": 24,
+                "query_pre_attn_scalar": 16,
+                "attn_logit_softcapping": 4.0,
+                "final_logit_softcapping": 8.0,
+                "tie_word_embeddings": True,
+            },
+            "Gemma-2",
+        ),
+        Family("phi", "PhiConfig", {**_SHAPE, "partial_rotary_factor": 0.5}, "Phi"),
+    )
+}
+
+
+def built(family: Family, folder: Path) -> Path:
+    """Save a random model of a family with the fixtures' tokenizer, as a Hugging Face folder."""
+    import transformers
+
+    tokens = {"vocab_size": VOCABULARY, "bos_token_id": VOCABULARY - 1, "eos_token_id": VOCABULARY - 1}
+    config = getattr(transformers, family.config)(**{**tokens, **family.given})
+    model = transformers.AutoModelForCausalLM.from_config(config).requires_grad_(False)
+    chance = torch.Generator().manual_seed(0)
+    for name, weight in model.named_parameters():
+        drawn = torch.randn(weight.shape, generator=chance)
+        if weight.ndim > 1:
+            weight.copy_(drawn * 0.3)
+        elif name.endswith("bias"):
+            weight.copy_(drawn * 0.2)
+        else:  # norms; what a Gemma norm adds 1 to is here around 0 as in the real one
+            weight.copy_(drawn * 0.2 + weight.mean().round())
+    model.save_pretrained(folder)
+    for name in _TOKENIZER:
+        shutil.copy(FIXTURES / "gpt2-tiny" / name, folder)
+    (folder / "tokenizer_config.json").write_text(
+        (FIXTURES / "gpt2-tiny" / "tokenizer_config.json")
+        .read_text()
+        .replace('"GPT2Tokenizer"', '"PreTrainedTokenizerFast"')
+    )
+    return folder
+
+
+Change = Callable[[int, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Ran:
+    """Logits [batch pos vocabulary] of a plain run, and scores (masked) and patterns [batch head query key] by layer."""
+
+    logits: Tensor
+    scores: list[Tensor]
+    patterns: list[Tensor]
+
+
+class Plain:
+    """The Hugging Face model without any of ours or of transformer-lens, in float64 throughout.
+
+    Its eager attention calls softmax once a layer: there its scores and patterns are seen, and changed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self.model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float64, attn_implementation="eager", local_files_only=True
+        )
+        self.model.eval().requires_grad_(False)
+
+    def __call__(
+        self, tokens: Tensor, *, scores: Change = lambda _, x: x, patterns: Change = lambda _, x: x, **given: Any
+    ) -> Ran:
+        """Run whole prompts; ``scores`` and ``patterns`` map those of a layer to what takes their place."""
+        met: list[Tensor] = []
+        made: list[Tensor] = []
+
+        def softmax(values: Tensor, dim: int = -1, **_: Any) -> Tensor:
+            layer = len(made)
+            met.append(scores(layer, values))
+            made.append(patterns(layer, torch.softmax(met[-1], dim)))
+            return made[-1]
+
+        with _wide(), mock.patch.object(torch.nn.functional, "softmax", softmax):
+            logits = self.model(tokens, use_cache=False, **given).logits
+        assert len(made) == LAYERS
+        return Ran(logits, met, made)
+
+
+@contextmanager
+def _wide() -> Iterator[None]:
+    """Norms and rotations that Hugging Face computes in float32 whatever the model's dtype, in float64."""
+    with (
+        mock.patch.object(torch, "float32", torch.float64),
+        mock.patch.object(torch, "float", torch.float64),
+        mock.patch.object(Tensor, "float", Tensor.double),
+    ):
+        yield
