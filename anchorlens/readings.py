@@ -44,11 +44,12 @@ def read(model: Lens, group: Group, *, batch_tokens: int = 0, vectors: Iterable[
 
     Raises:
         ValueError: for a layer that the model does not have.
+        SettingError: for vectors of a model whose backend does not show those that scores are products of.
         NotFiniteError: if a label logit is not finite; names the prompts.
         NoRoomError: if a single query does not fit into memory.
     """
     layers, every = tuple(vectors), range(model.cfg.n_layers)
-    query_site, key_site = model.attention_sites
+    query_site, key_site = model.attention_sites() if layers else (Site.QUERIES, Site.KEYS)
     anchors = group.anchors.to(device_of(model))
     attention: dict[int, Tensor] = {}
     queries: dict[int, Tensor] = {}

@@ -15,7 +15,14 @@ import torch
 from conftest import FIXTURES
 from torch import Tensor
 
-VOCABULARY, N_CTX, LAYERS = 1487, 128, 3  # of the fixtures' tokenizer; longer than a prompt and than a window
+from anchorlens import preflight
+
+VOCABULARY, N_CTX, LAYERS, WINDOW = (
+    1487,
+    128,
+    3,
+    20,
+)  # of the fixtures' tokenizer; longer than a prompt and than a window
 _TOKENIZER = ("tokenizer.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 _SHAPE = {
     "hidden_size": 32,
@@ -57,7 +64,7 @@ FAMILIES = {
             "OPT",
         ),
         Family("llama", "LlamaConfig", _GROUPED, "Llama"),
-        Family("mistral", "MistralConfig", {**_GROUPED, "sliding_window": 24}, "Mistral, with its window"),
+        Family("mistral", "MistralConfig", {**_GROUPED, "sliding_window": WINDOW}, "Mistral, with its window"),
         Family("qwen2", "Qwen2Config", _GROUPED, "Qwen2"),
         Family("qwen3", "Qwen3Config", {**_GROUPED, "head_dim": 12}, "Qwen3"),
         Family(
@@ -66,7 +73,7 @@ FAMILIES = {
             {
                 **_GROUPED,
                 "head_dim": 12,
-                "sliding_window": 24,
+                "sliding_window": WINDOW,
                 "query_pre_attn_scalar": 16,
                 "attn_logit_softcapping": 4.0,
                 "final_logit_softcapping": 8.0,
@@ -77,6 +84,27 @@ FAMILIES = {
         Family("phi", "PhiConfig", {**_SHAPE, "partial_rotary_factor": 0.5}, "Phi"),
     )
 }
+
+
+BACKENDS = preflight.resolve_backend("auto")  # of the transformer-lens that is installed
+_IGNORED = "editing attention scores has no effect"
+_LOCAL = r"local attention \(the last 20 tokens\): keeping some tokens alone is exact for"
+# What is refused, by family and backend: of which analysis ("load": of all), and how the reason reads.
+REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
+    ("gptj", "bridge"): {"load": _IGNORED},
+    ("opt", "bridge"): {"load": _IGNORED},
+    ("gpt_neox", "bridge"): {"diagnosis": "shows no queries and keys after their rotation for gpt_neox"},
+    ("mistral", "hooked"): {"compression": _LOCAL},
+    ("mistral", "bridge"): {"compression": _LOCAL},
+    ("gemma2", "hooked"): {"load": "Gemma2ForCausalLM is not currently supported"},
+    ("gemma2", "bridge"): {"compression": _LOCAL},
+    ("phi", "hooked"): {"load": "'PhiConfig' object has no attribute 'partial_rotary_factor'"},
+}
+
+
+def refused(family: str, backend: str, what: str) -> str:
+    """How the reason reads for which something is refused; empty if it is not."""
+    return REFUSED.get((family, backend), {}).get(what, "")
 
 
 def built(family: Family, folder: Path) -> Path:
@@ -111,7 +139,7 @@ Change = Callable[[int, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Ran:
-    """Logits [batch pos vocabulary] of a plain run, and scores (masked) and patterns [batch head query key] by layer."""
+    """A plain run: logits [batch pos vocabulary]; by layer, masked scores and patterns [batch head query key]."""
 
     logits: Tensor
     scores: list[Tensor]
@@ -131,6 +159,11 @@ class Plain:
             folder, dtype=torch.float64, attn_implementation="eager", local_files_only=True
         )
         self.model.eval().requires_grad_(False)
+
+    @property
+    def layers(self) -> Any:
+        body = self.model.base_model
+        return body.h if hasattr(body, "h") else getattr(body, "decoder", body).layers
 
     def __call__(
         self, tokens: Tensor, *, scores: Change = lambda _, x: x, patterns: Change = lambda _, x: x, **given: Any

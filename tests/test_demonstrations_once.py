@@ -180,7 +180,7 @@ def test_readings_are_what_hooks_on_whole_prompts_see(lens, dtype, group):
     assert found.answers.example.tolist() == list(range(21))
     torch.testing.assert_close(found.answers.label_logits, logits[:, group.labels], rtol=0, atol=limit)
     torch.testing.assert_close(found.attention, attention.sum(2), rtol=0, atol=2 * finer)  # two heads
-    query_site, key_site = lens.attention_sites
+    query_site, key_site = lens.attention_sites()
     for row in (0, 20):
         prompt = group.prompts[row]
         with capturing(lens, query_site, [2]) as queries, capturing(lens, key_site, [2]) as keys:

@@ -30,17 +30,21 @@ def checkpointing(blocks: Iterable[Any]) -> Iterator[None]:
 def entering(blocks: Iterable[Any], layer: int, resid: torch.Tensor, *, tuples: bool) -> Iterator[None]:
     """Layers below ``layer`` do nothing, and ``resid`` [batch pos d_model] is what comes out of the last of them.
 
-    ``tuples``: whether blocks return their output in a tuple.
+    Where there is none below, it is what goes into the first. ``tuples``: whether blocks return output in a tuple.
     """
 
-    def of(at: int, _: Any) -> Any:
+    def of(at: int, block: Any) -> Any:
+        own = block.forward
+
         def passed(hidden: torch.Tensor, *given: Any, **named: Any) -> Any:
+            if layer == 0:
+                return own(resid, *given, **named)
             out = resid if at == layer - 1 else hidden
             return (out,) if tuples else out
 
         return passed
 
-    with _instead([*blocks][:layer], of):
+    with _instead([*blocks][: max(1, layer)], of):
         yield
 
 

@@ -127,14 +127,14 @@ class Bridged:
     def pads_exactly(self) -> bool:
         return self.kind.pads_exactly
 
-    @property
     def attention_sites(self) -> tuple[Site, Site]:
         if self.kind.positions != "rotary":
             return Site.QUERIES, Site.KEYS
         if not self._rotated_seen:
             raise SettingError(
                 f"model {self.checkpoint.name!r}: the bridge shows no queries and keys after their rotation for "
-                f"{self.kind.name}, and those before it do not give the scores. Use backend=hooked."
+                f"{self.kind.name}, and those before it do not give the scores. Use backend=hooked, "
+                "which transformer-lens has up to 3.x."
             )
         return Site.ROTATED_QUERIES, Site.ROTATED_KEYS
 

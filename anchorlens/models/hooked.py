@@ -39,8 +39,8 @@ class Hooked:
         self.cfg, self.kind = model.cfg, kind
         if self.kind.steady and self.kind.steady < self.cfg.n_ctx:
             raise ArchitectureError(
-                f"model {checkpoint.name!r}: from {self.kind.steady} tokens on its rotations depend on the length of the "
-                "prompt, which HookedTransformer does not reproduce."
+                f"model {checkpoint.name!r}: from {self.kind.steady} tokens on its rotations depend on the length of "
+                "the prompt, which HookedTransformer does not reproduce."
             )
 
     def hooks(self, fwd_hooks: Sequence = (), bwd_hooks: Sequence = ()) -> AbstractContextManager:
@@ -142,7 +142,6 @@ class Hooked:
     def pads_exactly(self) -> bool:
         return self.kind.pads_exactly and not getattr(self.cfg, "use_logn_attn", False)
 
-    @property
     def attention_sites(self) -> tuple[Site, Site]:
         rotary = self.cfg.positional_embedding_type == "rotary"
         return (Site.ROTATED_QUERIES, Site.ROTATED_KEYS) if rotary else (Site.QUERIES, Site.KEYS)

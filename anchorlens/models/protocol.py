@@ -130,9 +130,12 @@ class Lens(Protocol):
         """Whether padding between demonstrations and query changes nothing (not so where distances are counted)."""
         ...
 
-    @property
     def attention_sites(self) -> tuple[Site, Site]:
-        """Where the queries and keys [batch pos head d_head] are that scores are products of (after rotation)."""
+        """Where the queries and keys [batch pos head d_head] are that scores are products of (after rotation).
+
+        Raises:
+            SettingError: where the backend shows none of which that is true.
+        """
         ...
 
 
