@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from anchorlens import parameters, planner, preflight, room, rows, store, tasks
+from anchorlens import parameters, planner, preflight, room, rows, spreading, store, tasks
 from anchorlens.preflight import Checkpoint
 from anchorlens.rows import Example
 from anchorlens.tasks import Task
@@ -80,11 +80,12 @@ def estimate(notebook: Path, values: Mapping[str, Any], root: Path) -> dict[str,
     facts = parameters.examine(values, notebook)
     checkpoint = preflight.locate(values["model"], values["revision"])
     shape = planner.of_config(json.loads((checkpoint.folder / "config.json").read_text()), facts["dtype"])
-    weights, free = planner.weight_bytes(shape), room.free_bytes(facts["device"])
+    weights = planner.weight_bytes(shape)
+    free, devices = _room(weights, facts["device"], values["n_devices"])
     given = {**TOUR, **values} if notebook.stem == "0_tour" else dict(values)
     prompts = _prompts(given, checkpoint)
     known = ANALYSES.get(notebook.stem, ANALYSES["0_tour"])
-    room_left = max(0, free - weights)
+    room_left = max(0, free - weights) // devices
     enough = planner.enough(shape, facts["device"])
     needs = [_need(analysis, shape, prompts, given, room_left, enough) for analysis in known]
     loading = _loading(weights, facts["device"], free)
@@ -96,6 +97,7 @@ def estimate(notebook: Path, values: Mapping[str, Any], root: Path) -> dict[str,
         "folder": str(done.final),
         "model": {"name": values["model"], "dtype": facts["dtype"], "weights": weights, **asdict(shape)},
         "device": facts["device"],
+        "n_devices": devices,
         "free": free,
         "prompts": asdict(prompts) | {"mean": prompts.mean, "longest": prompts.longest},
         "memory": planner.memory_bytes(shape, prompts.shown[1]),
@@ -104,8 +106,18 @@ def estimate(notebook: Path, values: Mapping[str, Any], root: Path) -> dict[str,
         "too_long": prompts.longest > shape.n_ctx,
         "loading": 2 * weights,
         "loads": loading,
-        "fits": loading and weights + max(need.least for need in needs) <= free,
+        "fits": loading and weights + devices * max(need.least for need in needs) <= free,
     }
+
+
+def _room(weights: int, device: str, n_devices: int) -> tuple[int, int]:
+    """Bytes free where the model goes, and over how many devices; layers are spread evenly over them."""
+    try:
+        chosen = spreading.spread(weights, device, n_devices, room.free_bytes)
+    except preflight.ModelError:
+        spreading.check(device, n_devices)  # then it is too large, as the sum will tell
+        return room.free_bytes(device), 1
+    return len(chosen) * min(map(room.free_bytes, chosen)), len(chosen)
 
 
 def _loading(weights: int, device: str, free: int) -> bool:
@@ -118,12 +130,13 @@ def _loading(weights: int, device: str, free: int) -> bool:
 def report(found: Mapping[str, Any]) -> str:
     """The same in words."""
     model, prompts = found["model"], found["prompts"]
+    spread = f" and the next {found['n_devices'] - 1}" if found["n_devices"] > 1 else ""
     lines = [
         f"{found['notebook']}: {'done before, would be returned at once' if found['cached'] else 'not done before'}",
         f"model {model['name']}: {model['n_layers']} layers of {model['d_model']}, {model['n_heads']} heads "
         f"({model['kv_heads']} of keys and values), {model['d_vocab']} tokens; weights {_size(model['weights'])} in "
         f"{model['dtype']}",
-        f"device {found['device']}: {_size(found['free'])} free",
+        f"device {found['device']}{spread}: {_size(found['free'])} free",
         f"{prompts['number']} prompts, {prompts['sets']} sets of demonstrations; tokens {prompts['mean']:.0f} on "
         f"average, at most {prompts['longest']} ({prompts['said']})",
         f"keys and values of a set of demonstrations: {_size(found['memory'])} at most",

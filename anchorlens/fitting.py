@@ -121,7 +121,7 @@ def sizing(
     if batch_tokens < 0:
         raise SettingError(f"batch_tokens={batch_tokens}: give tokens per batch, or 0 to choose from free memory.")
     shape, device = shape_of(model), str(device_of(model))
-    free, most = 0 if batch_tokens else room.free_bytes(device), planner.enough(shape, device)
+    free, most = 0 if batch_tokens else _free(model), planner.enough(shape, device)
 
     def size(length: int) -> int:
         if batch_tokens:
@@ -133,7 +133,12 @@ def sizing(
 
 def checkpointed(model: Lens, rows: int, length: int) -> bool:
     """Whether a backward pass through a batch has to run layers anew, for want of memory."""
-    return planner.saliency(shape_of(model), rows, length) > planner.MOST * room.free_bytes(str(device_of(model)))
+    return planner.saliency(shape_of(model), rows, length) > planner.MOST * _free(model)
+
+
+def _free(model: Lens) -> int:
+    """Free bytes where the least are; as if all layers were there, which leaves more room than is needed."""
+    return min(map(room.free_bytes, model.devices))
 
 
 def shape_of(model: Lens) -> planner.Shape:

@@ -112,6 +112,7 @@ def _earlier(edit: Edit, rows: Tensor, act: Tensor) -> Bool[Tensor, "batch query
     _whole(edit, act)
     _same_batch(edit, rows, act)
     _within(edit, rows, act)
+    rows = rows.to(act.device)  # layers may lie on several
     pos = torch.arange(act.shape[-1], device=act.device)
     is_row = (pos[None, :, None] == rows[:, None, :]).any(-1)  # [batch query]
     return is_row[:, :, None] & (pos[:, None] > pos[None, :])
@@ -142,10 +143,10 @@ class Scale:
         cells = (
             torch.arange(batch, device=pattern.device)[:, None, None],
             torch.arange(head, device=pattern.device)[None, :, None],
-            self.query[:, None, None],
-            self.keys[:, None, :],
+            self.query.to(pattern.device)[:, None, None],
+            self.keys.to(pattern.device)[:, None, :],
         )
-        factor = self.log_factor[layer].exp().to(pattern.dtype).expand(batch, head, -1)
+        factor = self.log_factor[layer].exp().to(pattern).expand(batch, head, -1)
         return pattern * torch.ones_like(pattern).index_put(cells, factor)
 
 
@@ -167,7 +168,7 @@ class Inject:
                 f"Inject holds {n} anchors and met prompts of {resid.shape[1]} tokens: "
                 "put one token for each anchor in front of the query."
             )
-        front = self.cached[layer].to(resid.dtype).expand(resid.shape[0], -1, -1)
+        front = self.cached[layer].to(resid).expand(resid.shape[0], -1, -1)
         return torch.cat([front, resid[:, n:]], dim=1)
 
 

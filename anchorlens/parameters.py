@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anchorlens import preflight, rows, tasks
+from anchorlens import preflight, rows, spreading, tasks
 
 PACKAGE = Path(__file__).parent
 NOTEBOOK_FOLDERS = (PACKAGE / "notebooks", PACKAGE.parent / "notebooks")  # an installed wheel; a checkout
@@ -20,7 +20,8 @@ TRAINING = ("0_tour", "3_1_reweighting")  # the notebooks that train something
 RESERVED = "folder"  # the parameter by which a runner tells the notebook where to write
 _SOURCES = ("model", "backend", "revision", "task", "data", "pool", "prompts", "train_prompts")
 _DRAWS = ("shots", "seeds", "limit", "label_words", "label_token", "as_published", "too_long")
-STANDARD = frozenset((*_SOURCES, *_DRAWS, "device", "dtype", "batch_tokens"))  # what every notebook declares
+_MACHINE = ("device", "dtype", "n_devices", "batch_tokens")
+STANDARD = frozenset((*_SOURCES, *_DRAWS, *_MACHINE))  # what every notebook declares
 CHOICES = {
     "too_long": ("error", "skip"),
     "heads": ("sum", "each"),
@@ -211,6 +212,7 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
     rows.check_request(**{name: parameters[name] for name in ("shots", "seeds", "limit", "prompts", "data", "pool")})
     backends = preflight.resolve_backend(parameters["backend"])
     device, dtype = preflight.resolve_device(parameters["device"]), preflight.resolve_dtype(parameters["dtype"])
+    spreading.check(device, parameters["n_devices"])
     task = tasks.get(parameters["task"], label_token=parameters["label_token"])
     if parameters["label_words"] not in ("auto", "random"):
         tasks.with_words(task, parameters["label_words"])

@@ -201,12 +201,12 @@ def resolve_device(device: str) -> str:
     Apple's mps is used when named, never by itself: transformer-lens warns of wrong results there.
     """
     if device == "auto":
-        return "cuda" if _cuda_devices() else "cpu"
+        return "cuda" if cuda_devices() else "cpu"
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
         raise ModelError(f"device={device!r}: it may be 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'.")
     if device == "mps" and sys.platform != "darwin":
         raise ModelError("device='mps': only Apple machines have one; use 'auto' or 'cpu'.")
-    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= _cuda_devices():
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= cuda_devices():
         raise ModelError(
             f"device={device!r}: this machine, or this build of torch, has no such CUDA device; use 'auto' or 'cpu'."
         )
@@ -238,7 +238,7 @@ def resolve_backend(backend: str) -> tuple[str, ...]:
     return (backend,)
 
 
-def _cuda_devices() -> int:
+def cuda_devices() -> int:
     """How many there are; asked of the driver and of torch's build, without importing torch."""
     torch = sys.modules.get("torch")
     if torch is not None:

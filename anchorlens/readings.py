@@ -50,19 +50,20 @@ def read(model: Lens, group: Group, *, batch_tokens: int = 0, vectors: Iterable[
     """
     layers, every = tuple(vectors), range(model.cfg.n_layers)
     query_site, key_site = model.attention_sites() if layers else (Site.QUERIES, Site.KEYS)
-    anchors = group.anchors.to(device_of(model))
+    home = device_of(model)  # layers may lie on several devices
+    anchors = group.anchors.to(home)
     attention: dict[int, Tensor] = {}
     queries: dict[int, Tensor] = {}
 
     def attended(layer: int, pattern: Float[Tensor, "batch head query key"]) -> None:
-        attention[layer] = pattern[:, :, -1].index_select(-1, anchors).sum(1)
+        attention[layer] = pattern[:, :, -1].index_select(-1, anchors.to(pattern.device)).sum(1).to(home)
 
     def asked_for(layer: int, every_row: Float[Tensor, "batch query head d_head"]) -> None:
-        queries[layer] = every_row[:, -1].flatten(1).clone()  # a view would keep every row
+        queries[layer] = every_row[:, -1].flatten(1).clone().to(home)  # a view would keep every row
 
     with capturing(model, key_site, layers) as kept:
         demonstrated = passes.demonstrate(model, group)
-    keys = [_concatenated(kept[layer][0, anchors], model.cfg.n_heads) for layer in layers]
+    keys = [_concatenated(kept[layer][0].to(home)[anchors], model.cfg.n_heads) for layer in layers]
 
     def ask(asked: Queries) -> dict[int, list[Tensor]]:
         """What is kept of each query, by example."""

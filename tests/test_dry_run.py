@@ -9,7 +9,7 @@ import pytest
 from conftest import FIXTURES
 from typer.testing import CliRunner
 
-from anchorlens import batch, cli, drafts, dryrun, models, parameters, planner, room, tasks
+from anchorlens import batch, cli, drafts, dryrun, models, parameters, planner, preflight, room, tasks
 from anchorlens.analyses import isolation
 from anchorlens.prompts import Encoder
 
@@ -150,3 +150,16 @@ def test_a_result_that_is_there_is_told(tmp_path, monkeypatch):
 
 def test_depths_of_isolation_are_those_of_the_analysis():
     assert dryrun.DEPTHS == isolation.DEPTHS
+
+
+def test_a_model_that_one_gpu_does_not_hold_is_told_of_over_several(tmp_path, monkeypatch):
+    weights = estimate("2_3_extraction", tmp_path)["model"]["weights"]
+    monkeypatch.setattr(preflight, "cuda_devices", lambda: 3)
+    monkeypatch.setattr(room, "free_bytes", lambda device: weights if device.startswith("cuda") else 2**40)
+    monkeypatch.setattr(preflight, "resolve_device", lambda device: device)
+    found = estimate("2_3_extraction", tmp_path, device="cuda")
+    assert (found["n_devices"], found["free"]) == (2, 2 * weights)
+    assert f"device cuda and the next 1: {dryrun._size(2 * weights)} free" in dryrun.report(found)
+    assert estimate("2_3_extraction", tmp_path, device="cuda", n_devices=3)["n_devices"] == 3
+    with pytest.raises(preflight.ModelError, match="n_devices=4: from 'cuda' on there are 3 GPUs"):
+        estimate("2_3_extraction", tmp_path, device="cuda", n_devices=4)

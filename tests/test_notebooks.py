@@ -32,6 +32,7 @@ EVERYWHERE = {
     "label_token": "task",
     "device": "auto",
     "dtype": "auto",
+    "n_devices": 0,
     "batch_tokens": 0,
     "as_published": False,
     "too_long": "error",

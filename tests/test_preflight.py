@@ -122,11 +122,11 @@ def test_where_nothing_may_be_fetched_a_hub_id_is_simply_not_here():
 
 
 def test_devices_and_dtypes_mean_what_they_say(monkeypatch):
-    monkeypatch.setattr(preflight, "_cuda_devices", lambda: 0)
+    monkeypatch.setattr(preflight, "cuda_devices", lambda: 0)
     monkeypatch.setattr(sys, "platform", "darwin")
     assert [preflight.resolve_device(name) for name in ("auto", "cpu", "mps")] == ["cpu", "cpu", "mps"]
     assert [preflight.resolve_dtype(name) for name in ("auto", "bfloat16")] == ["float32", "bfloat16"]
-    monkeypatch.setattr(preflight, "_cuda_devices", lambda: 2)
+    monkeypatch.setattr(preflight, "cuda_devices", lambda: 2)
     assert [preflight.resolve_device(name) for name in ("auto", "cpu", "cuda:1")] == ["cuda", "cpu", "cuda:1"]
 
 
@@ -144,14 +144,14 @@ def test_devices_and_dtypes_mean_what_they_say(monkeypatch):
     ],
 )
 def test_a_device_dtype_or_backend_that_cannot_be_had_is_refused(monkeypatch, ask, said):
-    monkeypatch.setattr(preflight, "_cuda_devices", lambda: 1)
+    monkeypatch.setattr(preflight, "cuda_devices", lambda: 1)
     with pytest.raises(ModelError) as refused:
         ask()
     assert said in str(refused.value)
 
 
 def test_cuda_is_judged_without_torch_as_torch_judges_it():
-    code = "import sys; from anchorlens import preflight; print(preflight._cuda_devices(), 'torch' in sys.modules)"
+    code = "import sys; from anchorlens import preflight; print(preflight.cuda_devices(), 'torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
     assert said.split() == [str(torch.cuda.device_count()), "False"]
 

@@ -87,7 +87,7 @@ def saliency_maps(model: Lens, batch: Batch, heads: str = "sum") -> Float[Tensor
         PromptError: if a prompt has no gold class.
     """
     kept: dict[int, Tensor] = {}
-    _backward(model, batch, heads, lambda layer, sal: kept.__setitem__(layer, sal))
+    _backward(model, batch, heads, lambda layer, sal: kept.__setitem__(layer, sal.to(batch.tokens.device)))
     return torch.stack([kept[layer] for layer in range(model.cfg.n_layers)], dim=1)
 
 
@@ -116,7 +116,7 @@ def information_flow(model: Lens, batch: Batch, *, heads: str = "sum") -> pd.Dat
     weights, kept = averaging(batch, model.cfg.dtype), {}
 
     def keep(layer: int, sal: Tensor) -> None:
-        kept[layer] = mean_flows(sal, weights)
+        kept[layer] = mean_flows(sal, weights.to(sal.device)).to(weights.device)
 
     logits = _backward(model, batch, heads, keep)
     predicted = logits.argmax(-1)

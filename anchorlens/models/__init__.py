@@ -13,15 +13,15 @@ from jaxtyping import Int
 from safetensors import SafetensorError
 from torch import Tensor
 
-from anchorlens import preflight
+from anchorlens import preflight, room
 from anchorlens.hooks import Isolate, Scale, editing
 from anchorlens.models import bridge, hooked
 from anchorlens.models.bridge import Bridged
 from anchorlens.models.hooked import Hooked
 from anchorlens.models.kinds import ArchitectureError, Kind, kind_of, length_of, window_of
 from anchorlens.models.protocol import Lens, Memory, device_of
-from anchorlens.models.spreading import spread
 from anchorlens.preflight import Checkpoint, ModelError
+from anchorlens.spreading import spread
 
 __all__ = ["Bridged", "Hooked", "Kind", "Lens", "Memory", "device_of", "load"]
 
@@ -74,9 +74,11 @@ def load(
     with torch.no_grad():
         tokens = _probe(plain.config)
         want = plain(tokens).logits.double()
+        needed = sum(each.numel() * each.element_size() for each in [*plain.parameters(), *plain.buffers()])
+        devices = spread(needed, device, n_devices, room.free_bytes)
         for backend in tried:
             try:
-                model = _through(backend, checkpoint, plain, tokenizer, spread(plain, device, n_devices))
+                model = _through(backend, checkpoint, plain, tokenizer, devices)
                 _check_logits(model, tokens, want, dtype)
                 _check_edits(model, tokens)
                 _check_memory(model, tokens, dtype)

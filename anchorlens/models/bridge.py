@@ -9,18 +9,19 @@ import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import ModuleList
 
-from anchorlens import room
 from anchorlens.hooks import SettingError, Site
 from anchorlens.models.blocks import checkpointing, entering
 from anchorlens.models.kinds import ArchitectureError, Kind
-from anchorlens.models.protocol import Memory
+from anchorlens.models.protocol import Memory, devices_of
 from anchorlens.models.unembedding import Unembedding
 from anchorlens.preflight import Checkpoint
 
@@ -57,14 +58,14 @@ class Bridged:
         return self.model.hooks(fwd_hooks=list(fwd_hooks), bwd_hooks=list(bwd_hooks))
 
     def __call__(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocabulary"]:
-        return self._whole(tokens, use_cache=False).logits
+        return self._whole(tokens, use_cache=False).logits.to(tokens.device)
 
     def at_target(
         self, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, " batch"], *, checkpoint: bool = False
     ) -> Float[Tensor, "batch d_model"]:
         with checkpointing(self.model.blocks) if checkpoint else nullcontext():
             final = self._body(tokens, use_cache=False).last_hidden_state
-        return final[torch.arange(len(target), device=final.device), target.to(final.device)]
+        return final[torch.arange(len(target), device=final.device), target.to(final.device)].to(tokens.device)
 
     def label_logits(
         self, final: Float[Tensor, "batch d_model"], labels: Int[Tensor, "batch label"]
@@ -84,14 +85,14 @@ class Bridged:
     def remember(
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], after: Memory | None = None
     ) -> Memory:
-        cache, whole = self._cache(after, len(tokens)), mask
+        cache, whole = self._cache(after, len(tokens), frozen=False), mask
         if after is not None:
             whole = torch.cat([after.mask.expand(len(tokens), -1), mask], dim=1)
         self._run(tokens, mask, whole, cache, after)
         return self._memory(cache, range(self.cfg.n_layers), whole, after.shift if after else 0)
 
     def remember_from(self, layer: int, resid: Float[Tensor, "1 pos d_model"], below: Memory) -> Memory:
-        cache = self._cache(None, 1)
+        cache = self._cache(None, 1, frozen=False)
         with entering(self.model.blocks, layer, resid, tuples=self._tuples):
             self._run(torch.zeros_like(below.mask), below.mask, below.mask, cache, None)
         above = self._memory(cache, range(layer, self.cfg.n_layers), below.mask, below.shift)
@@ -112,16 +113,21 @@ class Bridged:
             assert resid is not None, "a start beyond the first layer comes with the residual stream before it"
             entered = entering(self.model.blocks, start, resid, tuples=self._tuples)
         with entered:
-            return self._run(tokens, mask, whole, self._cache(memory, len(tokens)), memory)[:, -1]
+            cache = self._cache(memory, len(tokens), frozen=True)
+            return self._run(tokens, mask, whole, cache, memory)[:, -1].to(tokens.device)
 
     def keep(self, memory: Memory, kept: Int[Tensor, " kept"], first: int) -> Memory:
         self.kind.check_keeping(self.checkpoint.name)
         return Memory(
-            tuple(each[:, kept] for each in memory.keys),
-            tuple(each[:, kept] for each in memory.values),
+            tuple(each[:, kept.to(each.device)] for each in memory.keys),
+            tuple(each[:, kept.to(each.device)] for each in memory.values),
             memory.mask[:, kept],
             first - len(kept),  # the next token would stand at len(kept)
         )
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return devices_of(self.model.blocks)
 
     @property
     def pads_exactly(self) -> bool:
@@ -174,7 +180,7 @@ class Bridged:
         after: Memory | None,
     ) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream after the final norm; ``whole`` is the mask of remembered tokens and these."""
-        given = {}
+        given: dict[str, Any] = {}
         if self._takes_positions:
             before = 0 if after is None else after.mask.sum(1, keepdim=True) + after.shift
             given["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + before
@@ -189,8 +195,11 @@ class Bridged:
     def _parameters(self) -> set[str]:
         return set(inspect.signature(self._body.forward).parameters)
 
-    def _cache(self, memory: Memory | None, batch: int) -> Any:
-        """What Hugging Face attends to beside new tokens; without a config, no layer forgets what left its window."""
+    def _cache(self, memory: Memory | None, batch: int, *, frozen: bool) -> Any:
+        """What Hugging Face attends to beside new tokens; without a config, no layer forgets what left its window.
+
+        ``frozen``: new tokens are not remembered, which would hold every layer's keys for the whole batch at once.
+        """
         from transformers import DynamicCache
         from transformers.cache_utils import DynamicLayer
 
@@ -200,6 +209,8 @@ class Bridged:
             layer.lazy_initialization(key, value)
             layer.keys = key.transpose(1, 2).expand(batch, -1, -1, -1)
             layer.values = value.transpose(1, 2).expand(batch, -1, -1, -1)
+            if frozen:
+                layer.update = partial(_beside, layer)
             cache.layers.append(layer)
         return cache
 
@@ -211,6 +222,11 @@ class Bridged:
             mask,
             shift,
         )
+
+
+def _beside(layer: Any, keys: Tensor, values: Tensor, *given: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """What is remembered, and new keys and values after it [batch kv_head pos d_head]."""
+    return torch.cat([layer.keys, keys], dim=-2), torch.cat([layer.values, values], dim=-2)
 
 
 def _known_as_before(attention: Any, given: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -242,17 +258,39 @@ def convert(checkpoint: Checkpoint, plain: Any, devices: Sequence[str], *, token
             f"model {checkpoint.name!r}: transformer-lens' bridge does not know its architecture "
             f"{plain.config.architectures or plain.config.model_type}: {type(error).__name__}: {error}"
         ) from error
+    model.cfg.device = devices[0]
     return model.eval().requires_grad_(False)
 
 
 def place(plain: Any, devices: Sequence[str]) -> Any:
-    """A Hugging Face model on one device, or its layers spread over several by accelerate."""
+    """A Hugging Face model on one device, or its layers spread evenly over several, with accelerate's hooks."""
     if len(devices) == 1:
         return plain.to(devices[0])
-    from accelerate import dispatch_model, infer_auto_device_map
-    from accelerate.utils import get_balanced_memory
+    from accelerate import dispatch_model
 
-    most = {int(device.partition(":")[2]): room.free_bytes(device) for device in devices}
-    whole = plain._no_split_modules
-    most = get_balanced_memory(plain, most, no_split_module_classes=whole)
-    return dispatch_model(plain, infer_auto_device_map(plain, most, no_split_module_classes=whole))
+    return dispatch_model(plain, _placing(plain, devices))
+
+
+def _placing(plain: Any, devices: Sequence[str]) -> dict[str, Any]:
+    """A device for each layer and for what stands before and after them, by the modules' names.
+
+    An output matrix that is the embedding's lies where that lies.
+    """
+    n_layers = plain.config.get_text_config().num_hidden_layers
+    tied = plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
+    stacks = [name for name, each in plain.named_modules() if isinstance(each, ModuleList) and len(each) == n_layers]
+    if not stacks:
+        raise ArchitectureError(f"a {type(plain).__name__} keeps its layers where they are not found: use n_devices=1.")
+    stack = stacks[0]
+    found = {f"{stack}.{layer}": devices[layer * len(devices) // n_layers] for layer in range(n_layers)}
+    around = ["", *accumulate(stack.split(".")[:-1], "{}.{}".format)]
+    for outer, inner in zip(around, [*around[1:], stack], strict=True):
+        after = False
+        for name, each in plain.get_submodule(outer).named_children():
+            name = f"{outer}.{name}".lstrip(".")
+            if name == inner:
+                after = True
+                continue
+            owns = next(each.parameters(), None) is not None and not (tied and each is plain.get_output_embeddings())
+            found[name] = devices[-1 if after and owns else 0]
+    return found

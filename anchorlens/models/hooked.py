@@ -17,7 +17,7 @@ from torch import Tensor
 from anchorlens.hooks import Site
 from anchorlens.models.blocks import checkpointing
 from anchorlens.models.kinds import ArchitectureError, Kind
-from anchorlens.models.protocol import Memory
+from anchorlens.models.protocol import Memory, devices_of
 from anchorlens.models.unembedding import Unembedding
 from anchorlens.preflight import Checkpoint
 
@@ -47,14 +47,14 @@ class Hooked:
         return self.model.hooks(fwd_hooks=list(fwd_hooks), bwd_hooks=list(bwd_hooks))
 
     def __call__(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocabulary"]:
-        return self._run(tokens)
+        return self._run(tokens).to(tokens.device)
 
     def at_target(
         self, tokens: Int[Tensor, "batch pos"], target: Int[Tensor, " batch"], *, checkpoint: bool = False
     ) -> Float[Tensor, "batch d_model"]:
         with checkpointing(self.model.blocks) if checkpoint else nullcontext():
             resid = self._run(tokens, stop_at_layer=self.cfg.n_layers)
-        row = resid[torch.arange(len(target), device=resid.device), target]
+        row = resid[torch.arange(len(target), device=resid.device), target.to(resid.device)]
         return self._final(row[:, None])
 
     def _run(self, *given: Any, **how: Any) -> Any:
@@ -67,9 +67,10 @@ class Hooked:
             raise
 
     def _final(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch d_model"]:
-        """The last position after the final norm."""
+        """The last position after the final norm, on the device where prompts are."""
         last = resid[:, -1:]
-        return (last if self.cfg.normalization_type is None else self.model.ln_final(last))[:, 0]
+        final = last if self.cfg.normalization_type is None else self.model.ln_final(last)
+        return final[:, 0].to(self.cfg.device)
 
     def label_logits(
         self, final: Float[Tensor, "batch d_model"], labels: Int[Tensor, "batch label"]
@@ -128,15 +129,20 @@ class Hooked:
 
     def keep(self, memory: Memory, kept: Int[Tensor, " kept"], first: int) -> Memory:
         self.kind.check_keeping(self.checkpoint.name)
-        keys = tuple(each[:, kept] for each in memory.keys)
-        values = tuple(each[:, kept] for each in memory.values)
+        keys = tuple(each[:, kept.to(each.device)] for each in memory.keys)
+        values = tuple(each[:, kept.to(each.device)] for each in memory.values)
         mask, places = memory.mask[:, kept], torch.arange(len(kept), device=kept.device)
         if self.kind.positions == "standard":  # the next token would stand at len(kept)
             return Memory(keys, values, mask, first - len(kept))
         # Scores depend on distances alone, and transformer-lens will place kept token j at j and the next at len(kept).
         by = kept - places + len(kept) - first
-        turned = [_turned(key, by, block.attn) for key, block in zip(keys, self.model.blocks, strict=True)]
+        layers = zip(keys, self.model.blocks, strict=True)
+        turned = [_turned(key, by.to(key.device), block.attn) for key, block in layers]
         return Memory(tuple(turned), values, mask)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return devices_of(self.model.blocks)
 
     @property
     def pads_exactly(self) -> bool:
@@ -151,7 +157,11 @@ class Hooked:
         from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry as Entry
 
         if memory is None:
-            return Cache.init_cache(self.cfg, self.cfg.device, batch)
+            cache = Cache.init_cache(self.cfg, self.cfg.device, batch)
+            for entry, block in zip(cache.entries, self.model.blocks, strict=True):
+                where = block.attn.W_O.device
+                entry.past_keys, entry.past_values = entry.past_keys.to(where), entry.past_values.to(where)
+            return cache
         entries = [
             Entry(key.expand(batch, -1, -1, -1), value.expand(batch, -1, -1, -1), frozen)
             for key, value in zip(memory.keys, memory.values, strict=True)

@@ -1,6 +1,6 @@
 """What the analyses ask of a model, whatever backend runs it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -59,6 +59,11 @@ class Lens(Protocol):
     checkpoint: Checkpoint
     kind: Kind  # of positions and windows
     backend: str  # "hooked" or "bridge"
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where its layers are, the first layer's first; prompts and results are on that one."""
+        ...
 
     def hooks(self, fwd_hooks: Sequence = (), bwd_hooks: Sequence = ()) -> AbstractContextManager:
         """Install hooks, by name, for the length of a ``with`` block."""
@@ -142,3 +147,8 @@ class Lens(Protocol):
 def device_of(model: Lens) -> torch.device:
     """The device that prompts must be on."""
     return torch.device(model.cfg.device or "cpu")
+
+
+def devices_of(blocks: Iterable[Any]) -> tuple[str, ...]:
+    """The devices of some layers' weights, each once, in the order of layers."""
+    return tuple(dict.fromkeys(str(next(block.parameters()).device) for block in blocks))

@@ -12,7 +12,8 @@ class Unembedding:
     """The output matrix and what follows it.
 
     ``weights`` [d_model vocabulary] and ``bias`` are at least float32: half precision would make the largest logits
-    equal. Logits are multiplied by ``scale`` and, with ``cap`` above 0, kept below it by a tanh (Gemma 2).
+    equal. They may lie on another device than what is read, to which logits come back. Logits are multiplied by
+    ``scale`` and, with ``cap`` above 0, kept below it by a tanh (Gemma 2).
     """
 
     weights: Float[Tensor, "d_model vocabulary"]
@@ -31,12 +32,14 @@ class Unembedding:
         self, final: Float[Tensor, "batch d_model"], labels: Int[Tensor, "batch label"]
     ) -> Float[Tensor, "batch label"]:
         """Logits of the given tokens alone."""
+        labels = labels.to(self.weights.device)
         columns = self.weights[:, labels]  # [d_model batch label]
-        return self._shaped(torch.einsum("bd,dbl->bl", final.to(columns.dtype), columns) + self.bias[labels])
+        logits = torch.einsum("bd,dbl->bl", final.to(columns), columns) + self.bias[labels]
+        return self._shaped(logits).to(final.device)
 
     def all(self, final: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch vocabulary"]:
         """Logits of all tokens."""
-        return self._shaped(final.to(self.weights.dtype) @ self.weights + self.bias)
+        return self._shaped(final.to(self.weights) @ self.weights + self.bias).to(final.device)
 
     def _shaped(self, logits: Tensor) -> Tensor:
         if self.scale != 1.0:
