@@ -17,6 +17,7 @@ import torch
 from conftest import random_model
 from nbclient.exceptions import CellTimeoutError
 from papermill.engines import papermill_engines
+from test_spreading import bridged, everything
 
 from anchorlens import batch, parameters, store, warm
 from anchorlens.preflight import Checkpoint
@@ -285,6 +286,17 @@ def test_a_run_of_a_model_changes_nothing_that_is_looked_at(residents, batch):
         lens.all_logits(lens.at_target(batch.tokens, batch.target))
         lens.remember(batch.tokens, torch.ones_like(batch.tokens))
     assert held.settle() == []
+
+
+def test_a_bridged_model_is_looked_at_as_well(tokenizer):
+    lens = bridged("gpt2", ["cpu"], tokenizer)
+    before = resident.state(lens)
+    everything(lens, tokenizer)
+    assert resident.state(lens) == before
+    lens.model.blocks[1].attn.hook_pattern.add_hook(lambda act, hook: act * 0)
+    assert resident.state(lens)["hooks"] != before["hooks"]
+    lens.model.original_model.lm_head.weight.mul_(2)
+    assert resident.state(lens)["weights"] != before["weights"]
 
 
 def test_of_large_models_one_is_kept_and_of_small_ones_a_few(residents, monkeypatch):

@@ -210,7 +210,7 @@ class Bridged:
             layer.keys = key.transpose(1, 2).expand(batch, -1, -1, -1)
             layer.values = value.transpose(1, 2).expand(batch, -1, -1, -1)
             if frozen:
-                layer.update = partial(_beside, layer)
+                vars(layer)["update"] = partial(_beside, layer)
             cache.layers.append(layer)
         return cache
 
