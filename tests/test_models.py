@@ -11,6 +11,7 @@ from conftest import FIXTURES, random_model
 
 from anchorlens import models, preflight
 from anchorlens.hooks import Isolate, editing
+from anchorlens.models.unembedding import Unembedding
 from anchorlens.preflight import ModelError
 
 FAMILIES = {
@@ -148,3 +149,13 @@ def test_logits_are_at_least_float32_so_that_half_precision_makes_no_ties():
     assert lens.all_logits(final).dtype == lens.label_logits(final, torch.tensor([[3, 4]])).dtype == torch.float32
     want = final.float() @ lens.model.W_U.float() + lens.model.b_U.float()
     torch.testing.assert_close(lens.all_logits(final), want, rtol=0, atol=0)
+
+
+def test_logits_are_scaled_then_capped_by_hand():
+    weights, bias = torch.tensor([[1.0, 2.0, -3.0]]), torch.tensor([0.0, 1.0, 0.0])
+    plain, scaled = Unembedding.of(weights, None), Unembedding.of(weights, bias, 2.0, 0.5)
+    final = torch.tensor([[2.0]])
+    torch.testing.assert_close(plain.all(final), torch.tensor([[2.0, 4.0, -6.0]]), rtol=0, atol=0)
+    want = 2 * torch.tensor([[0.5, 1.25, -1.5]]).tanh()  # 2, 5 and -6, halved, over the cap of 2
+    torch.testing.assert_close(scaled.all(final), want)
+    torch.testing.assert_close(scaled.some(final, torch.tensor([[2, 0]])), want[:, [2, 0]])
