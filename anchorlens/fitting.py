@@ -136,7 +136,7 @@ def checkpointed(model: Lens, rows: int, length: int) -> bool:
     return planner.saliency(shape_of(model), rows, length) > planner.MOST * _free(model)
 
 
-def _free(model: Lens) -> int:
+def _free(model: Lens) -> int | float:
     """Free bytes where the least are; as if all layers were there, which leaves more room than is needed."""
     return min(map(room.free_bytes, model.devices))
 
