@@ -82,3 +82,50 @@ def each_edit(request, batch) -> Edit:
         "scale": lambda: Scale(batch.target, batch.anchors, some_beta()),
         "inject": lambda: Inject(torch.ones(3, 4, 16, dtype=torch.float64)),
     }[request.param]()
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory):
+    """The folder of a random model, by the name of its family (``families.FAMILIES``)."""
+    from families import FAMILIES, built
+
+    made = {}
+
+    def folder(family: str) -> str:
+        if family not in made:
+            made[family] = built(FAMILIES[family], tmp_path_factory.mktemp(family))
+        return str(made[family])
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def family_group(tokenizer):
+    """Eight ragged queries behind two demonstrations, of which the first is beyond every window."""
+    from compression_helpers import DRAFTS, encoded
+    from families import WINDOW
+
+    from anchorlens.batching import groups
+
+    (one,) = groups(encoded(tokenizer, DRAFTS[:8]))
+    assert one.length > WINDOW
+    return one
+
+
+@pytest.fixture(scope="session")
+def family_case(family_folder, family_group):
+    """A family on a backend, with its plain run; each is loaded once."""
+    from families import Case, Plain
+
+    from anchorlens import models
+
+    made = {}
+
+    def case(family: str, backend: str) -> Case:
+        if (family, backend) not in made:
+            lens = models.load(family_folder(family), backend=backend, dtype="float64")
+            limit = 1e-12 if lens.kind.positions == "standard" else 1e-5
+            made[family, backend] = Case(family, lens, Plain(family_folder(family)), family_group, limit)
+        return made[family, backend]
+
+    return case

@@ -16,6 +16,8 @@ from conftest import FIXTURES
 from torch import Tensor
 
 from anchorlens import preflight
+from anchorlens.batching import Group
+from anchorlens.models import Lens
 
 VOCABULARY, N_CTX, LAYERS, WINDOW = (
     1487,
@@ -107,6 +109,10 @@ def refused(family: str, backend: str, what: str) -> str:
     return REFUSED.get((family, backend), {}).get(what, "")
 
 
+PAIRS = [(family, backend) for family in FAMILIES for backend in BACKENDS]
+RUN = [pair for pair in PAIRS if not refused(*pair, "load")]
+
+
 def built(family: Family, folder: Path) -> Path:
     """Save a random model of a family with the fixtures' tokenizer, as a Hugging Face folder."""
     import transformers
@@ -193,3 +199,53 @@ def _wide() -> Iterator[None]:
         mock.patch.object(Tensor, "float", Tensor.double),
     ):
         yield
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A model through a backend, the same plainly, and prompts for both."""
+
+    family: str
+    lens: Lens
+    plain: Plain
+    group: Group
+    limit: float
+
+    def near(self, got: Tensor, want: Tensor, times: float = 1.0) -> None:
+        assert got.shape == want.shape
+        error = ((got - want).abs().max() / want.abs().max()).item()
+        assert error <= times * self.limit, f"{error:.1e} of the largest"
+
+    def whole(self, **changes) -> Tensor:
+        """Logits at each target of whole prompts, run plainly and alone [query vocabulary]."""
+        every = [torch.tensor([each.ids]) for each in self.group.prompts]
+        return torch.stack([self.plain(each, **changes).logits[0, -1] for each in every])
+
+    def after(self, memory, *, padding: bool | None = None) -> Tensor:
+        """The same after remembered demonstrations, in ragged batches as analyses make them."""
+        found = {}
+        for asked in self.group.queries(lambda _: 4, padding=self.lens.pads_exactly if padding is None else padding):
+            logits = self.lens.all_logits(self.lens.read(memory, asked.tokens, asked.mask))
+            found |= dict(zip(asked.example.tolist(), logits, strict=True))
+        return torch.stack([found[each.example] for each in self.group.prompts])
+
+    def keeping(self, left: Tensor, first: int) -> Tensor:
+        """Logits of whole prompts whose queries see the demonstrations' tokens ``left`` alone, from position ``first``.
+
+        A plain run with a mask and positions of its own.
+        """
+        start = self.group.length
+        hidden = torch.ones(start, dtype=torch.bool).index_fill(0, left, False)
+
+        def hide(_: int, act: Tensor) -> Tensor:
+            cells = torch.zeros(act.shape[-2:], dtype=torch.bool)
+            cells[start:, :start] = hidden
+            return act.masked_fill(cells, -torch.inf)
+
+        found = []
+        for prompt in self.group.prompts:
+            ids = torch.tensor([prompt.ids])
+            positions = torch.cat([torch.arange(start), first + torch.arange(len(prompt.ids) - start)])[None]
+            run = self.plain(ids, scores=hide, position_ids=positions, attention_mask=torch.ones_like(ids))
+            found.append(run.logits[0, -1])
+        return torch.stack(found)
