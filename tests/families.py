@@ -12,10 +12,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-from conftest import FIXTURES
+from conftest import BACKENDS, FIXTURES
 from torch import Tensor
 
-from anchorlens import preflight
 from anchorlens.batching import Group
 from anchorlens.models import Lens
 
@@ -88,25 +87,45 @@ FAMILIES = {
 }
 
 
-BACKENDS = preflight.resolve_backend("auto")  # of the transformer-lens that is installed
-_IGNORED = "editing attention scores has no effect"
-_LOCAL = r"local attention \(the last 20 tokens\): keeping some tokens alone is exact for"
-# What is refused, by family and backend: of which analysis ("load": of all), and how the reason reads.
-REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
-    ("gptj", "bridge"): {"load": _IGNORED},
-    ("opt", "bridge"): {"load": _IGNORED},
-    ("gpt_neox", "bridge"): {"diagnosis": "shows no queries and keys after their rotation for gpt_neox"},
-    ("mistral", "hooked"): {"compression": _LOCAL},
-    ("mistral", "bridge"): {"compression": _LOCAL},
-    ("gemma2", "hooked"): {"load": "Gemma2ForCausalLM is not currently supported"},
-    ("gemma2", "bridge"): {"compression": _LOCAL},
-    ("phi", "hooked"): {"load": "'PhiConfig' object has no attribute 'partial_rotary_factor'"},
+@dataclass(frozen=True)
+class Refusal:
+    """What a backend refuses of a family ("load": all); how the error reads, and the same in the README's words."""
+
+    what: str
+    reads: str
+    because: str
+
+
+_IGNORED = Refusal("load", "editing attention scores has no effect", "edits of its attention have no effect")
+_LOCAL = Refusal(
+    "compression",
+    r"local attention \(the last 20 tokens\): keeping some tokens alone is exact for",
+    "local attention counts the tokens that are left out",
+)
+REFUSED: Mapping[tuple[str, str], Refusal] = {
+    ("gptj", "bridge"): _IGNORED,
+    ("opt", "bridge"): _IGNORED,
+    ("gpt_neox", "bridge"): Refusal(
+        "diagnosis",
+        "shows no queries and keys after their rotation for gpt_neox",
+        "no queries and keys are shown after their rotation",
+    ),
+    ("mistral", "hooked"): _LOCAL,
+    ("mistral", "bridge"): _LOCAL,
+    ("gemma2", "hooked"): Refusal("load", "Gemma2ForCausalLM is not currently supported", "not known from its config"),
+    ("gemma2", "bridge"): _LOCAL,
+    ("phi", "hooked"): Refusal(
+        "load",
+        "'PhiConfig' object has no attribute 'partial_rotary_factor'",
+        "not known from a config of transformers 5",
+    ),
 }
 
 
 def refused(family: str, backend: str, what: str) -> str:
     """How the reason reads for which something is refused; empty if it is not."""
-    return REFUSED.get((family, backend), {}).get(what, "")
+    refusal = REFUSED.get((family, backend))
+    return refusal.reads if refusal and refusal.what == what else ""
 
 
 PAIRS = [(family, backend) for family in FAMILIES for backend in BACKENDS]
@@ -249,3 +268,34 @@ class Case:
             run = self.plain(ids, scores=hide, position_ids=positions, attention_mask=torch.ones_like(ids))
             found.append(run.logits[0, -1])
         return torch.stack(found)
+
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- families: python tests/families.py -->\n", "<!-- end of families -->\n"
+
+
+def table() -> str:
+    """The README's table of families, of which the tests hold every cell to be true."""
+    rows = ["| family | HookedTransformer (3.x) | TransformerBridge (3.x, 4.x) |", "|---|---|---|"]
+    for family in FAMILIES.values():
+        cells = []
+        for backend in ("hooked", "bridge"):
+            refusal = REFUSED.get((family.name, backend))
+            if refusal is None:
+                cells.append("all six")
+            else:
+                cells.append(("no: " if refusal.what == "load" else f"all but {refusal.what}: ") + refusal.because)
+        rows.append(f"| {family.title} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def parts(readme: str) -> tuple[str, str, str]:
+    """What comes before the table, the table, and what comes after it."""
+    before, rest = readme.split(BEGIN)
+    inside, after = rest.split(END)
+    return before, inside, after
+
+
+if __name__ == "__main__":
+    before, _, after = parts(README.read_text())
+    README.write_text(before + BEGIN + table() + END + after)

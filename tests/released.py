@@ -4,22 +4,36 @@ import json
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
-from conftest import FIXTURES
+from conftest import BACKENDS, FIXTURES
 from safetensors.torch import load_file
 
 from anchorlens import models, tasks
 from anchorlens.batching import Group, groups
 from anchorlens.drafts import Draft
-from anchorlens.models import Hooked
+from anchorlens.models import Lens
 from anchorlens.prompts import Encoder, Prompt
 from anchorlens.rows import Example
 
 
+def model(family: str, dtype: str, backend: str = "") -> Lens:
+    """``family``-tiny, gpt2 or gptj; on the first backend that is there, or another one."""
+    backend = backend or BACKENDS[0]
+    if (family, backend) == ("gptj", "bridge"):
+        pytest.skip("the bridge runs no GPT-J exactly and refuses it (test_families)")
+    return _loaded(family, dtype, backend)
+
+
+def both(*given: tuple) -> list[tuple]:
+    """Each of ``given`` on the first backend that is there; those of GPT-2, not in float32, on the bridge as well."""
+    more = [each for each in given if "gpt2" in each and "float32" not in each]
+    return list(dict.fromkeys([*((*each, BACKENDS[0]) for each in given), *((*each, "bridge") for each in more)]))
+
+
 @cache
-def model(family: str, dtype: str) -> Hooked:
-    """``family``-tiny, gpt2 or gptj."""
-    return models.load(str(FIXTURES / f"{family}-tiny"), dtype=dtype)
+def _loaded(family: str, dtype: str, backend: str) -> Lens:
+    return models.load(str(FIXTURES / f"{family}-tiny"), dtype=dtype, backend=backend)
 
 
 @cache
@@ -41,12 +55,12 @@ def drafts_of(key: str, entry: dict[str, Any]) -> list[Draft]:
     return [Draft(tasks.get(key.split(".")[0]), demonstrations, query) for query in queries]
 
 
-def prompts_of(lens: Hooked, drafts: list[Draft]) -> list[Prompt]:
+def prompts_of(lens: Lens, drafts: list[Draft]) -> list[Prompt]:
     encode = Encoder(lens.tokenizer, lens.cfg.n_ctx)
     return [encode(draft) for draft in drafts]
 
 
-def group_of(lens: Hooked, key: str, entry: dict[str, Any]) -> Group:
+def group_of(lens: Lens, key: str, entry: dict[str, Any]) -> Group:
     """The prompts of an entry as the one group that they are."""
     (group,) = groups(prompts_of(lens, drafts_of(key, entry)))
     return group

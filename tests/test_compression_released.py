@@ -2,23 +2,23 @@
 
 import pytest
 import torch
-from released import drafts_of, error, group_of, model, numbers, prompts_of, tensors
+from released import both, drafts_of, error, group_of, model, numbers, prompts_of, tensors
 
 from anchorlens import passes
 from anchorlens.analyses import compression
 from anchorlens.analyses.compression import kept
 from anchorlens.drafts import without_texts
 
-DTYPES = [("gpt2", "float64"), ("gpt2", "float32"), ("gptj", "float32")]
+MODELS = both(("gpt2", "float64"), ("gpt2", "float32"), ("gptj", "float32"))
 # float64: logits were stored as float32 (2^-24 = 6e-8). GPT-J was computed in float32.
 LIMITS = {("gpt2", "float64"): 2e-7, ("gpt2", "float32"): 2e-4, ("gptj", "float32"): 2e-4}
 RULES = {"offset0": "restart", "offset": "continue"}
 
 
-@pytest.fixture(params=[(*dtype, key) for dtype in DTYPES for key in numbers(dtype[0], "compression")], ids="-".join)
+@pytest.fixture(params=[(*each, key) for each in MODELS for key in numbers(each[0], "compression")], ids="-".join)
 def case(request):
-    family, dtype, key = request.param
-    lens, entry = model(family, dtype), numbers(family, "compression")[key]
+    family, dtype, backend, key = request.param
+    lens, entry = model(family, dtype, backend), numbers(family, "compression")[key]
     return lens, family, dtype, key, entry, group_of(lens, key, entry)
 
 

@@ -18,7 +18,8 @@ TOLERANCES = {
     ("gptj", "float64"): 2e-4,
     ("gptj", "float32"): 2e-4,
 }
-CASES = [(family, task) for family in ("gpt2", "gptj") for task in released.numbers(family, "distances")]
+MODELS = released.both(("gpt2",), ("gptj",))
+CASES = [(*model, task) for model in MODELS for task in released.numbers(model[0], "distances")]
 
 
 @pytest.fixture(scope="module", params=["float64", "float32"])
@@ -29,9 +30,9 @@ def dtype(request) -> str:
 @pytest.fixture(scope="module", params=CASES, ids=".".join)
 def case(request, dtype):
     """Readings of the first set with all queries, and of all sets; the numbers, the vectors, what error is allowed."""
-    family, name = request.param
+    family, backend, name = request.param
     stored, task = released.numbers(family, "distances")[name], tasks.get(name)
-    lens, (before, after) = released.model(family, dtype), task.template.split("{text}")
+    lens, (before, after) = released.model(family, dtype, backend), task.template.split("{text}")
     queries = [
         Example(text.rsplit(before, 1)[1].removesuffix(after), label, row)
         for row, (text, label) in enumerate(zip(stored["query_prompts"], stored["gold"], strict=True))

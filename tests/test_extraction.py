@@ -214,17 +214,19 @@ CASES = [
 ]
 
 
-def of(family: str, key: str, dtype: str) -> tuple[Readings, pd.DataFrame]:
-    lens = released.model(family, dtype)
+def of(family: str, key: str, dtype: str, backend: str = "") -> tuple[Readings, pd.DataFrame]:
+    lens = released.model(family, dtype, backend)
     group = released.group_of(lens, key, released.numbers(family, "icl_and_isolation")[key])
     reading = readings.read(lens, group, batch_tokens=60)
     return reading, extraction.summary(extraction.extraction(reading))
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize(("family", "key"), CASES)
-def test_attention_areas_and_shares_are_those_of_the_released_code(family, key, dtype):
-    reading, table = of(family, key, dtype)
+@pytest.mark.parametrize(
+    ("family", "key", "dtype", "backend"),
+    released.both(*((*case, dtype) for dtype in ("float64", "float32") for case in CASES)),
+)
+def test_attention_areas_and_shares_are_those_of_the_released_code(family, key, dtype, backend):
+    reading, table = of(family, key, dtype, backend)
     want = released.numbers(family, "deep")[key]
     attention = extraction.by_class(reading).transpose(1, 2)
     error = released.error(attention, released.tensors(family, "deep")[f"{key}.A"])

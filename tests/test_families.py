@@ -4,10 +4,12 @@ Limits are relative to the largest value. Learned positions: float64, rounding. 
 frequencies in float32 (6e-8, times 100 positions), and the bridge computes norms in float32 as Hugging Face does.
 """
 
+import families
 import pytest
 import torch
 import torch.nn.functional as F
 from compression_helpers import DRAFTS, encoded
+from conftest import FIXTURES
 from families import LAYERS, PAIRS, RUN, VOCABULARY, WINDOW, Case, refused
 from torch import Tensor
 
@@ -37,6 +39,15 @@ def tokens() -> Tensor:
 def test_a_family_that_a_backend_does_not_run_exactly_is_refused_with_the_reason(family_folder, family, backend):
     with pytest.raises(ModelError, match=refused(family, backend, "load")):
         models.load(family_folder(family), backend=backend, dtype="float64")
+
+
+def test_the_table_of_families_in_the_readme_is_what_these_tests_hold():
+    assert families.parts(families.README.read_text())[1] == families.table(), "run: python tests/families.py"
+
+
+def test_the_released_gptj_is_refused_on_the_bridge():
+    with pytest.raises(ModelError, match=refused("gptj", "bridge", "load")):
+        models.load(str(FIXTURES / "gptj-tiny"), backend="bridge")
 
 
 def test_prompts_are_read_by_the_tokenizer_of_the_folder(case, group):

@@ -9,9 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import FIXTURES, random_model
+from released import both
+from released import model as load_released
 from safetensors.torch import load_file
 
-from anchorlens import models, passes, tasks
+from anchorlens import passes, tasks
 from anchorlens.analyses import information_flow as flow
 from anchorlens.batching import Batch, collate
 from anchorlens.drafts import Draft
@@ -220,17 +222,18 @@ TOLERANCES = {
 }
 
 
-@pytest.fixture(scope="module", params=TOLERANCES)
+@pytest.fixture(scope="module", params=both(("gpt2", "float64"), ("gpt2", "float32")), ids="-".join)
 def released(request):
     """gpt2-tiny in one dtype, with the released code's prompts in one ragged batch per shape."""
-    model = models.load(str(FIXTURES / "gpt2-tiny"), dtype=request.param)
+    family, dtype, backend = request.param
+    model = load_released(family, dtype, backend)
     encode = Encoder(model.tokenizer, model.cfg.n_ctx)
     prompts = []
     for row, case in enumerate(CASES):
         demonstrations = tuple(Example(each["text"], each["label"]) for each in case["demonstrations"])
         task = tasks.get(case["id"].split(".")[0])
         prompts.append(encode(Draft(task, demonstrations, Example(case["query"], case["gold"], row))))
-    return model, request.param, prompts
+    return model, dtype, prompts
 
 
 def test_prompts_are_token_for_token_those_of_the_released_code(released):

@@ -11,11 +11,11 @@ import torch
 from anchorlens.analyses import isolation
 from anchorlens.analyses.isolation.sweeps import Setting, sweep, whole
 from anchorlens.batching import Group
-from anchorlens.models import Hooked
+from anchorlens.models import Lens
 from anchorlens.passes import TOP, Answers
 
 NAME = "icl_and_isolation"
-CASES = [(family, key) for family in ("gpt2", "gptj") for key in released.numbers(family, NAME)]
+CASES = [(*model, key) for model in released.both(("gpt2",), ("gptj",)) for key in released.numbers(model[0], NAME)]
 # largest error over largest value. GPT-2 was run in float64, its label probabilities stored in full and its logits in
 # float32 (rounding 6e-8); GPT-J was run in float32, and rounding over its layers comes to about 1e-5.
 TOLERANCES = {
@@ -33,7 +33,7 @@ class Case:
     key: str
     family: str
     dtype: str
-    lens: Hooked
+    lens: Lens
     group: Group
     settings: list[Setting]
     rows: dict[int, torch.Tensor]  # of the published control, by example [layer row]
@@ -53,8 +53,8 @@ def dtype(request) -> str:
 
 @pytest.fixture(scope="module", params=CASES, ids=".".join)
 def case(request, dtype) -> Case:
-    family, key = request.param
-    stored, lens = released.numbers(family, NAME)[key], released.model(family, dtype)
+    family, backend, key = request.param
+    stored, lens = released.numbers(family, NAME)[key], released.model(family, dtype, backend)
     group = released.group_of(lens, key, stored)
     rows = {example: torch.tensor(each) for example, each in enumerate(stored["random_positions"])}
     settings = isolation.settings(lens.cfg.n_layers, [1, 2])
