@@ -136,9 +136,9 @@ def checkpointed(model: Lens, rows: int, length: int) -> bool:
     return planner.saliency(shape_of(model), rows, length) > planner.MOST * _free(model)
 
 
-def _free(model: Lens) -> int | float:
+def _free(model: Lens) -> int:
     """Free bytes where the least are; as if all layers were there, which leaves more room than is needed."""
-    return min(map(room.free_bytes, model.devices))
+    return int(min(map(room.free_bytes, model.devices)))
 
 
 def shape_of(model: Lens) -> planner.Shape:
