@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from anchorlens import parameters, planner, preflight, room, rows, spreading, store, tasks
+from anchorlens import parameters, planner, preflight, room, rows, spreading, store
 from anchorlens.preflight import Checkpoint
 from anchorlens.rows import Example
 from anchorlens.tasks import Task
@@ -177,7 +177,7 @@ def _size(number: int | float) -> str:
 
 
 def _prompts(values: Mapping[str, Any], checkpoint: Checkpoint) -> Prompts:
-    task = tasks.get(values["task"], label_token=values["label_token"])
+    task = parameters.task_of(values)
     count, how = _counter(checkpoint.folder)
     word = max(count(task.label_words))
     if values["prompts"]:

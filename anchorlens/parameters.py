@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anchorlens import preflight, rows, spreading, tasks
+from anchorlens import formats, preflight, rows, spreading, tasks
 
 PACKAGE = Path(__file__).parent
 NOTEBOOK_FOLDERS = (PACKAGE / "notebooks", PACKAGE.parent / "notebooks")  # an installed wheel; a checkout
 TRAINING = ("0_tour", "3_1_reweighting")  # the notebooks that train something
+_SPLITS: dict[str, formats.Split] = {"data": "query", "pool": "demonstration"}  # what rows are for, by parameter
 RESERVED = "folder"  # the parameter by which a runner tells the notebook where to write
-_SOURCES = ("model", "backend", "revision", "task", "data", "pool", "prompts", "train_prompts")
+_COLUMNS = ("text_column", "label_column")
+_SOURCES = ("model", "backend", "revision", "task", "data", "pool", *_COLUMNS, "prompts", "train_prompts")
 _DRAWS = ("shots", "seeds", "limit", "label_words", "label_token", "as_published", "too_long")
 _MACHINE = ("device", "dtype", "n_devices", "batch_tokens")
 STANDARD = frozenset((*_SOURCES, *_DRAWS, *_MACHINE))  # what every notebook declares
@@ -213,7 +215,7 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
     backends = preflight.resolve_backend(parameters["backend"])
     device, dtype = preflight.resolve_device(parameters["device"]), preflight.resolve_dtype(parameters["dtype"])
     spreading.check(device, parameters["n_devices"])
-    task = tasks.get(parameters["task"], label_token=parameters["label_token"])
+    task = task_of(parameters)
     if parameters["label_words"] not in ("auto", "random"):
         tasks.with_words(task, parameters["label_words"])
     checkpoint = preflight.locate(parameters["model"], parameters["revision"])
@@ -221,29 +223,36 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
     named = parameters["model"] if checkpoint.toy or checkpoint.revision else weights  # a folder may move
     facts: dict[str, Any] = {"device": device, "dtype": dtype, "weights": weights, "model": named}
     facts |= {"backend": " or ".join(backends), "label_token": task.label_token}
+    if parameters["task"] not in tasks.TASKS:
+        facts["task"] = task.fingerprint()  # a file may move
     for name, path in _files(parameters, task, checkpoint.toy).items():
         if name in ("prompts", "train_prompts"):
             rows.read_prompts(path, task)
         else:
-            found = rows.read_file(path, task)
+            found = rows.read_file(path, task, split=_SPLITS[name])
             if name == "pool":
                 replacement = parameters["as_published"] and "demonstrations" in parameters  # a row may come twice
                 rows.check_shots(found, task, 1 if replacement else parameters["shots"], where=str(path))
-        facts[name] = f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        facts[name] = formats.fingerprint(path, _SPLITS.get(name, "query"))
     if parameters["prompts"]:
-        facts["shots"] = None
+        facts |= dict.fromkeys((*_COLUMNS, "shots"))
         facts["seeds"] = parameters["seeds"][:1] if parameters["label_words"] == "random" else None
     else:
-        for name in {"data", "pool"} - set(facts):
-            facts[name] = rows.hub_fingerprint(task)
+        for name in sorted(set(_SPLITS) - set(facts)):
+            facts[name] = rows.fingerprint(task, parameters[name], split=_SPLITS[name], toy=checkpoint.toy)
     return facts
+
+
+def task_of(parameters: Mapping[str, Any]) -> tasks.Task:
+    """The task that a run's parameters name, read as they say."""
+    return tasks.get(parameters["task"], **{name: parameters[name] for name in ("label_token", *_COLUMNS)})
 
 
 def _files(parameters: Mapping[str, Any], task: tasks.Task, toy: bool) -> dict[str, Path]:
     """The files that a run will read, by the parameter that names them."""
     if parameters["prompts"]:
         return {name: rows.path_of(parameters[name]) for name in ("prompts", "train_prompts") if parameters[name]}
-    files = {name: rows.file_of(task, parameters[name], toy=toy) for name in ("data", "pool")}
+    files = {name: rows.file_of(task, parameters[name], split=split, toy=toy) for name, split in _SPLITS.items()}
     return {name: path for name, path in files.items() if path}
 
 

@@ -1,15 +1,21 @@
-"""What is classified: a template and its label words. The paper's four tasks, as data."""
+"""What is classified: a template and its label words. The paper's four tasks, as data, and those of task files."""
 
-import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from anchorlens import task_files
+from anchorlens.task_files import TaskError, suggestion
+
+__all__ = ["TASKS", "HubRows", "MissingRowsError", "Task", "TaskError", "get", "suggestion", "with_words", "word_pool"]
 
 LabelToken = Literal["only", "first"]
 
 
-class TaskError(ValueError):
-    """A task, or rows for it, that cannot be used as given."""
+class MissingRowsError(TaskError):
+    """Rows that are not on this machine and cannot be fetched."""
 
 
 @dataclass(frozen=True)
@@ -17,11 +23,12 @@ class HubRows:
     """Where a task's rows are on the Hugging Face hub; classes are mapped by name, never by index."""
 
     dataset: str
-    splits: Mapping[str, str]  # of queries and of demonstrations
+    splits: Mapping[str, str]  # of queries and of demonstrations; where one is missing, by what the splits are called
     text: str
     label: str
     names: Mapping[str, int]  # name of a class there -> class here
     revision: str | None = None
+    config: str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,10 @@ class Task:
         separator: what joins two examples.
         label_token: "only" refuses a label word of several tokens; "first" lets its first token stand for it.
         hub: where rows come from when no file is given.
+        names: what the data call the classes, where that is neither a number from 0 nor the label word.
+        text, label: columns of files (the hub's are named in ``hub``).
+        data, pool: the task's own rows for queries and for demonstrations (empty: ``data``), each a file or a hub id.
+        folder: where relative ``data`` and ``pool`` begin.
     """
 
     name: str
@@ -43,6 +54,12 @@ class Task:
     separator: str = "\n"
     label_token: LabelToken = "only"
     hub: HubRows | None = None
+    names: Mapping[str, int] = field(default_factory=dict)
+    text: str = "text"
+    label: str = "label"
+    data: str = ""
+    pool: str = ""
+    folder: str = ""
 
     def __post_init__(self) -> None:
         if self.template.count("{text}") != 1:
@@ -55,6 +72,21 @@ class Task:
                 f"task {self.name!r}: label words {list(self.label_words)} are not at least two different words; "
                 "give each class a word of its own."
             )
+        if wrong := {name: label for name, label in self.names.items() if label not in range(len(self.label_words))}:
+            raise TaskError(
+                f"task {self.name!r}: names {wrong} where classes count from 0 to {len(self.label_words) - 1}; let "
+                "each name stand for one of these."
+            )
+        if not self.text or not self.label or self.text == self.label:
+            raise TaskError(
+                f"task {self.name!r}: text is column {self.text!r} and label is column {self.label!r}; name two "
+                "different columns (text_column, label_column)."
+            )
+
+    def fingerprint(self) -> str:
+        """What identifies the task by what it means, wherever its file is; its rows have fingerprints of their own."""
+        meant = {name: value for name, value in asdict(self).items() if name not in ("data", "pool", "folder")}
+        return f"sha256 {hashlib.sha256(repr(meant).encode()).hexdigest()}"
 
     def context(self, text: str) -> str:
         """The template around ``text``: an example up to its label word."""
@@ -105,20 +137,50 @@ EMO = Task("emo", "Dialogue: {text}\nEmotion:", (" Others", " Happy", " Sad", " 
 TASKS = {task.name: task for task in (SST2, TREC, AGNEWS, EMO)}
 
 
-def get(name: str, *, label_token: str = "task") -> Task:
-    """The task called ``name``, read with ``label_token`` ("task": as the task says, "only" or "first").
+def get(name: str, *, label_token: str = "task", text_column: str = "", label_column: str = "") -> Task:
+    """The task called ``name``, or of the task file at that path.
+
+    Args:
+        label_token: how label words of several tokens are read; "task": as the task says.
+        text_column, label_column: columns of its rows; empty: as the task says.
 
     Raises:
-        TaskError: for a name or a ``label_token`` that does not exist.
+        TaskError: for a name or a ``label_token`` that does not exist, or a file that describes no task.
     """
-    if name not in TASKS:
-        raise TaskError(f"no task {name!r}{suggestion(name, TASKS)} Tasks: {', '.join(TASKS)}.")
-    task = TASKS[name]
-    if label_token == "task":
+    task = _named(name)
+    if label_token != "task":
+        _check_label_token(label_token)
+        task = replace(task, label_token=label_token)
+    columns = {"text": text_column or task.text, "label": label_column or task.label}
+    if not text_column and not label_column:
         return task
-    if label_token not in ("only", "first"):
+    there = {"text": text_column, "label": label_column}
+    hub = replace(task.hub, **{key: value for key, value in there.items() if value}) if task.hub else None
+    return replace(task, hub=hub, **columns)
+
+
+def _named(name: str) -> Task:
+    if name in TASKS:
+        return TASKS[name]
+    path = Path(name)
+    if path.suffix.lower() not in task_files.SUFFIXES:
+        if path.is_file() or path.name != name:
+            raise TaskError(f"task {name!r} is neither a name ({', '.join(TASKS)}) nor a .yaml file; give one of them.")
+        raise TaskError(f"no task {name!r}{suggestion(name, TASKS)} Tasks: {', '.join(TASKS)}, or a .yaml file.")
+    path = task_files.path_of(name)
+    given = task_files.read(path)
+    if given["name"] in TASKS:
+        raise TaskError(f"{path}: the name {given['name']!r} is that of one of the paper's tasks; choose another.")
+    try:
+        _check_label_token(given.get("label_token", "only"))
+        return Task(**given)
+    except TaskError as error:
+        raise TaskError(f"{path}: {error}") from error
+
+
+def _check_label_token(label_token: str) -> None:
+    if label_token not in get_args(LabelToken):
         raise TaskError(f"label_token={label_token!r}: it may be 'task', 'only' or 'first'.")
-    return replace(task, label_token=label_token)
 
 
 def with_words(task: Task, label_words: str) -> Task:
@@ -143,9 +205,3 @@ def with_words(task: Task, label_words: str) -> Task:
 def word_pool(task: Task, *, toy: bool) -> tuple[str, ...]:
     """The label words that "random" draws from: the task's own; on the toy those of all four tasks."""
     return tuple(word for each in TASKS.values() for word in each.label_words) if toy else task.label_words
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` where some known name is near, otherwise a full stop."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else "."

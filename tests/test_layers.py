@@ -27,7 +27,8 @@ PARTS = (
 # What each module may import from the package, as module names below it; "x.*" stands for all that a folder holds.
 ALLOWED = {
     "__init__": set(),
-    "tasks": set(),
+    "task_files": set(),
+    "tasks": {"task_files"},
     "preflight": set(),
     "hooks": set(),
     "store": set(),
@@ -42,7 +43,9 @@ ALLOWED = {
     "figures.training": {"figures.*"},
     "figures.confusions": {"figures.*"},
     "figures.costs": {"figures.*"},
-    "rows": {"tasks", "preflight"},
+    "formats": {"tasks"},
+    "hub_rows": {"tasks", "preflight", "formats"},
+    "rows": {"task_files", "tasks", "formats", "hub_rows"},
     "drafts.__init__": {"tasks", "rows", "drafts.drawing"},
     "drafts.drawing": {"tasks", "rows"},
     "prompts": {"tasks", "drafts"},
@@ -70,7 +73,7 @@ ALLOWED = {
     "analyses.extraction": ANALYSIS,
     **{f"analyses.{name}": ANALYSIS | {f"analyses.{name.split('.')[0]}.*"} for name in PARTS},
     "analyses.reweighting.lessons": ANALYSIS | {"drafts"},  # it brings drafts of three kinds together
-    "parameters": {"preflight", "rows", "spreading", "tasks"},
+    "parameters": {"preflight", "formats", "rows", "spreading", "tasks"},
     "dryrun": {"parameters", "planner.*", "preflight", "room", "rows", "spreading", "store", "tasks"},
     "warm.__init__": {"warm.*"},
     "warm.engine": {"warm.*"},

@@ -23,6 +23,8 @@ EVERYWHERE = {
     "task": "sst2",
     "data": "",
     "pool": "",
+    "text_column": "",
+    "label_column": "",
     "prompts": "",
     "train_prompts": "",
     "shots": 1,

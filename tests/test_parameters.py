@@ -296,7 +296,11 @@ def test_the_key_changes_with_the_code_of_notebook_and_package_but_not_with_pros
             MissingRowsError,
             "rows of task 'sst2' (stanfordnlp/sst2 on the hub) are not on this machine",
         ),
-        ({"model": TINY, "task": "emo"}, MissingRowsError, "task 'emo' has no rows on the hub"),
+        (
+            {"model": TINY, "task": "emo"},
+            MissingRowsError,
+            "task 'emo' has no rows of its own, on the hub",
+        ),
         ({"model": "{tmp}"}, ModelError, "the folder has no config.json"),
         ({"model": "no-such/model"}, MissingModelError, "the hub cannot be reached"),
         ({"device": "gpu"}, ModelError, "device='gpu'"),

@@ -3,19 +3,24 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from anchorlens import rows
 from anchorlens.rows import Example, MissingRowsError
-from anchorlens.tasks import AGNEWS, EMO, SST2, TASKS, TREC, HubRows, TaskError
+from anchorlens.tasks import EMO, SST2, TASKS, TREC, Task, TaskError
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+COLUMNS = "Say which columns they are with text_column=NAME and label_column=NAME, or in the task file."
+KINDS = ".csv, .tsv, .jsonl or .parquet file, or a folder made by save_to_disk"
 
 
 def refused(path: Path, message: str):
@@ -70,18 +75,20 @@ def test_a_text_comes_back_character_by_character(tmp_path, text, ascii_only):
 
 # --- what is refused in a file
 
+SHIFTED = "; if the columns are shifted, quote texts that contain commas"
+
 
 @pytest.mark.parametrize(
     ("header", "message"),
     [
         ("text,gold", "no column 'label'; it has text, gold."),
-        ("Text;label", "no column 'text' and no column 'label'; it has Text;label."),
+        ("text,lable", "no column 'label' (did you mean 'lable'?); it has text, lable."),
         ("", "no column 'text' and no column 'label'; it has none."),
     ],
 )
 def test_a_csv_without_the_two_columns_is_refused(tmp_path, header, message):
     path = written(tmp_path, "rows.csv", header)
-    with refused(path, f"PATH: {message} Name the columns text and label in the first line."):
+    with refused(path, f"PATH: {message} {COLUMNS}"):
         rows.read_file(path, SST2)
 
 
@@ -89,7 +96,7 @@ def test_a_csv_without_the_two_columns_is_refused(tmp_path, header, message):
 def test_a_csv_row_with_shifted_columns_is_refused(tmp_path, line, found):
     path = written(tmp_path, "rows.csv", f"text,label\nfine,1\n{line}\n")
     message = f"PATH, line 3: {found} fields where the header has 2, so its columns are shifted. "
-    with refused(path, message + 'Put texts with commas in double quotes ("a, b").'):
+    with refused(path, message + 'Put texts with commas ("a, b") in double quotes.'):
         rows.read_file(path, SST2)
 
 
@@ -100,13 +107,19 @@ def test_broken_quotes_are_refused(tmp_path, line):
         rows.read_file(path, SST2)
 
 
-@pytest.mark.parametrize("label", ["2", "-1", "positive", "1.0", ""])
-def test_a_csv_label_outside_the_task_is_refused(tmp_path, label):
+@pytest.mark.parametrize(
+    ("label", "remedy"),
+    [
+        ("2", f". Use the number or the word{SHIFTED}"),
+        ("-1", f". Use the number or the word{SHIFTED}"),
+        ("positive", f"; did you mean 'Positive'? Use the number or the word{SHIFTED}"),
+        ("", f". Fill the label or remove the row{SHIFTED}"),
+        ("1.0", ". Write whole numbers (a column with gaps turns them into such: fill or remove these first)"),
+    ],
+)
+def test_a_csv_label_outside_the_task_is_refused_with_what_to_do(tmp_path, label, remedy):
     path = written(tmp_path, "rows.csv", f"text,label\nfine,1\nfine,{label}\n")
-    message = (
-        f"PATH, line 3: label {label!r} is no class of task 'sst2', which has 0 Negative, 1 Positive. "
-        "Use the number or the word; if the columns are shifted, quote texts that contain commas."
-    )
+    message = f"PATH, line 3: label {label!r} is no class of task 'sst2', which has 0 Negative, 1 Positive{remedy}."
     with refused(path, message):
         rows.read_file(path, SST2)
 
@@ -144,7 +157,7 @@ def test_a_line_that_is_no_json_is_refused_by_its_number(tmp_path):
 )
 def test_a_json_line_that_is_no_row_is_refused(tmp_path, line, found):
     path = written(tmp_path, "rows.jsonl", line)
-    with refused(path, f"PATH, line 1: expected text and label, found {found}."):
+    with refused(path, f"PATH, line 1: expected text and label, found {found}. {COLUMNS}"):
         rows.read_file(path, SST2)
 
 
@@ -155,16 +168,19 @@ def test_a_file_without_rows_is_refused(tmp_path, name, content):
         rows.read_file(path, SST2)
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("rows.tsv", ".tsv"), ("rows.json", ".json"), ("rows", "no suffix")])
+@pytest.mark.parametrize(("name", "suffix"), [("rows.txt", ".txt"), ("rows.json", ".json"), ("rows", "no suffix")])
 def test_another_kind_of_file_is_refused(tmp_path, name, suffix):
     path = written(tmp_path, name, "text,label\na,1\n")
-    with refused(path, f"PATH: rows are read from .csv or .jsonl files, not from {suffix!r}."):
+    with refused(path, f"PATH: rows are read from a {KINDS}, not from {suffix!r}."):
         rows.read_file(path, SST2)
 
 
 @pytest.mark.parametrize("name", ["nowhere.csv", "nowhere.jsonl"])
 def test_a_missing_file_is_a_missing_rows_error(tmp_path, name):
-    with pytest.raises(MissingRowsError, match=r"nowhere\.\w+: no such file; give a \.csv or \.jsonl file with the"):
+    with pytest.raises(MissingRowsError, match=rf"nowhere\.\w+: no such file\. Give a {re.escape(KINDS)}\."):
+        rows.load(SST2, str(tmp_path / name))
+    written(tmp_path, "nowhere.tsv", "text\tlabel\n")
+    with pytest.raises(MissingRowsError, match=r"no such file; did you mean 'nowhere\.tsv'\?"):
         rows.load(SST2, str(tmp_path / name))
     assert issubclass(MissingRowsError, TaskError)
 
@@ -241,58 +257,6 @@ def test_a_prompts_file_that_is_empty_or_missing_is_refused(tmp_path):
         rows.read_prompts(tmp_path / "none.jsonl", SST2)
 
 
-# --- the hub
-
-
-def hub_table(names: list[str], labels: list[int], column: str = "label"):
-    import datasets
-
-    features = datasets.Features({"sentence": datasets.Value("string"), column: datasets.ClassLabel(names=names)})
-    return datasets.Dataset.from_dict({"sentence": [f"text {n}" for n in labels], column: labels}, features=features)
-
-
-def test_hub_classes_are_mapped_by_name_whatever_number_they_have_there():
-    assert SST2.hub is not None
-    usual = rows.hub_examples(hub_table(["negative", "positive"], [0, 1, 1]), SST2, SST2.hub)
-    other = rows.hub_examples(hub_table(["positive", "negative"], [0, 1, 1]), SST2, SST2.hub)
-    assert usual == [Example("text 0", 0, 0), Example("text 1", 1, 1), Example("text 1", 1, 2)]
-    assert [example.label for example in other] == [1, 0, 0]
-
-
-def test_hub_classes_may_be_plain_words():
-    import datasets
-
-    table = datasets.Dataset.from_dict({"t": ["a", "b"], "l": ["Sci/Tech", "World"]})
-    hub = HubRows("some/news", {}, "t", "l", {"World": 0, "Sports": 1, "Business": 2, "Sci/Tech": 3})
-    assert [example.label for example in rows.hub_examples(table, AGNEWS, hub)] == [3, 0]
-
-
-def test_a_hub_class_that_the_task_does_not_name_is_refused():
-    assert SST2.hub is not None
-    table = hub_table(["negative", "neutral", "positive"], [0, 1])
-    message = "stanfordnlp/sst2, row 1: class 'neutral' is not among negative, positive; the data set has changed, "
-    with pytest.raises(TaskError, match=re.escape(message) + "give a file with data=FILE"):
-        rows.hub_examples(table, SST2, SST2.hub)
-
-
-@pytest.mark.parametrize("split", ["query", "demonstration"])
-def test_rows_that_would_need_an_unreachable_hub_are_refused_at_once(tmp_path, monkeypatch, split):
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-    message = (
-        "rows of task 'sst2' (stanfordnlp/sst2 on the hub) are not on this machine, and the hub cannot be reached. "
-        "Give files with data=FILE and pool=FILE (the same file will do), or connect once to fetch them."
-    )
-    with pytest.raises(MissingRowsError, match=re.escape(message)):
-        rows.load(SST2, split=split)
-
-
-def test_emo_needs_a_file_even_with_a_hub():
-    with pytest.raises(
-        MissingRowsError, match=r"task 'emo' has no rows on the hub .*; give files with data=FILE and pool=FILE"
-    ):
-        rows.hub_fingerprint(EMO)
-
-
 # --- the toy's own rows
 
 
@@ -313,7 +277,7 @@ def test_the_toy_reads_its_clean_set_unless_told_otherwise():
 
 
 def test_a_set_of_the_toy_is_no_file_for_another_model():
-    with pytest.raises(TaskError, match="clean: rows are read from"):
+    with pytest.raises(MissingRowsError, match=r"^clean: no such file\."):
         rows.load(SST2, "clean")
 
 
@@ -342,11 +306,167 @@ def test_a_column_that_stands_twice_is_refused(tmp_path):
         rows.read_file(path, SST2)
 
 
-def test_hidden_gold_labels_of_the_hub_are_refused_not_read_from_the_end():
-    import datasets
+# --- columns, and what the data call their classes
 
-    features = datasets.Features({"sentence": datasets.Value("string"), "label": datasets.Value("int64")})
-    table = datasets.Dataset.from_dict({"sentence": ["fine"], "label": [-1]}, features=features)
-    named = table.cast_column("label", datasets.ClassLabel(names=["negative", "positive"]))
-    with pytest.raises(TaskError, match=r"row 0: label -1 names no class"):
-        rows.hub_examples(named, SST2, SST2.hub)
+
+TICKETS = Task(
+    "tickets",
+    "Ticket: {text}\nTeam:",
+    (" Billing", " Support"),
+    names={"bill": 0, "tech": 1},
+    text="body",
+    label="team",
+)
+
+
+def test_a_class_is_called_by_its_name_its_word_or_its_number():
+    said = ["bill", " tech ", "Billing", "Support", "0", 1]
+    assert [rows.class_of(label, TICKETS, where="x") for label in said] == [0, 1, 0, 1, 0, 1]
+
+
+def test_a_label_that_is_no_class_is_answered_with_names_and_words():
+    message = "x: label 'bil' is no class of task 'tickets', which has 0 Billing (bill), 1 Support (tech); did you mean"
+    with pytest.raises(TaskError, match=re.escape(f"{message} 'bill'? Use the number, the name or the word.")):
+        rows.class_of("bil", TICKETS, where="x")
+
+
+@pytest.mark.parametrize("label", ["3", 3, "0", 0])
+def test_where_names_are_numbers_a_number_is_a_name_and_never_counts_classes(label):
+    stars = replace(TICKETS, names={"1": 0, "2": 1})
+    assert [rows.class_of(each, stars, where="x") for each in (1, "1", 2, "2")] == [0, 0, 1, 1]
+    with pytest.raises(TaskError, match=r"label .* is no class of task 'tickets', which has 0 Billing \(1\)"):
+        rows.class_of(label, stars, where="x")
+
+
+def test_where_label_words_are_numbers_a_number_is_a_word():
+    grades = Task("grades", "{text}\nGrade:", (" 1", " 2", " 3"))
+    assert [rows.class_of(each, grades, where="x") for each in (1, "2", 3)] == [0, 1, 2]
+    with pytest.raises(TaskError, match="label 0 is no class"):
+        rows.class_of(0, grades, where="x")
+
+
+def test_a_name_that_is_another_classs_word_is_refused_where_it_is_met():
+    crossed = replace(TICKETS, names={"Support": 0, "Billing": 1})
+    with pytest.raises(TaskError, match="'Support' is the name of class 0 and the label word of class 1; rename one"):
+        rows.class_of("Support", crossed, where="x")
+    same = replace(TICKETS, names={"Billing": 0, "Support": 1})
+    assert rows.class_of("Support", same, where="x") == 1
+
+
+@pytest.mark.parametrize("label", [True, 1.5, b"1", [1], float("nan")])
+def test_what_is_neither_text_nor_whole_number_is_no_label(label):
+    with pytest.raises(TaskError, match="is no class of task 'tickets'"):
+        rows.class_of(label, TICKETS, where="x")
+
+
+def test_the_tasks_columns_are_read_and_others_are_not(tmp_path):
+    path = written(tmp_path, "rows.csv", "team,text,label,body\ntech,no,9,it crashed\n")
+    assert rows.read_file(path, TICKETS) == [Example("it crashed", 1, 0)]
+    path = written(tmp_path, "rows.jsonl", '{"body": "it crashed", "team": "tech", "label": 0}')
+    assert rows.read_file(path, TICKETS) == [Example("it crashed", 1, 0)]
+
+
+def test_a_column_that_is_not_there_is_refused_with_the_nearest_one(tmp_path):
+    path = written(tmp_path, "rows.csv", "teams,bodies\ntech,it crashed\n")
+    message = (
+        "PATH: no column 'body' (did you mean 'bodies'?) and no column 'team' (did you mean 'teams'?); it has teams, "
+    )
+    with refused(path, f"{message}bodies. {COLUMNS}"):
+        rows.read_file(path, TICKETS)
+    path = written(tmp_path, "rows.jsonl", '{"text": "it crashed", "label": 0}')
+    with refused(path, f"PATH, line 1: expected body and team, found ['label', 'text']. {COLUMNS}"):
+        rows.read_file(path, TICKETS)
+
+
+def test_prompts_fixed_by_a_file_have_text_and_label_whatever_the_columns_are(tmp_path):
+    shown = [{"text": "late fee", "label": "bill"}, {"text": "it crashed", "label": "Support"}]
+    path = written(tmp_path, "prompts.jsonl", prompt_line(query={"text": "no sound", "label": 1}, demonstrations=shown))
+    ((demonstrations, query),) = rows.read_prompts(path, TICKETS)
+    assert [example.label for example in (*demonstrations, query)] == [0, 1, 1]
+
+
+# --- a task's own rows
+
+
+def test_a_tasks_own_rows_are_read_from_where_its_file_is(tmp_path):
+    path = written(tmp_path, "rows.csv", "body,team\nit crashed,tech\n")
+    own = replace(TICKETS, data="rows.csv", folder=str(tmp_path))
+    assert rows.source_of(own) == path
+    assert rows.source_of(own, split="demonstration") == path, "without a pool, demonstrations are from the same rows"
+    pool = written(tmp_path, "more.csv", "body,team\nlate fee,bill\n")
+    both = replace(own, pool="more.csv")
+    assert (rows.source_of(both), rows.source_of(both, split="demonstration")) == (path, pool)
+    assert rows.load(both, split="demonstration") == [Example("late fee", 0, 0)]
+    assert rows.load(both, str(pool)) == [Example("late fee", 0, 0)], "what is given goes before what is the task's own"
+
+
+def test_a_task_without_rows_asks_for_them():
+    message = "task 'tickets' has no rows of its own, on the hub or in a file; give files with data=FILE and pool=FILE"
+    with pytest.raises(MissingRowsError, match=re.escape(message)):
+        rows.load(TICKETS)
+    with pytest.raises(MissingRowsError, match="task 'tickets' has no rows of its own on the toy; give files"):
+        rows.load(TICKETS, toy=True)
+    with pytest.raises(MissingRowsError, match="task 'emo' has no rows of its own, on the hub or in a file"):
+        rows.load(EMO)
+
+
+def test_the_toys_sets_are_those_of_its_own_tasks(tmp_path):
+    own = replace(TICKETS, data="rows.csv", folder=str(tmp_path))
+    path = written(tmp_path, "rows.csv", "body,team\nit crashed,tech\n")
+    assert rows.load(own, toy=True) == rows.read_file(path, own)
+
+
+# --- a DataFrame
+
+
+def frame(**columns: list):
+    import pandas as pd
+
+    return pd.DataFrame(columns, index=[f"r{n}" for n in range(len(next(iter(columns.values()))))])
+
+
+def test_a_frames_rows_are_its_positions_and_its_labels_may_be_of_any_dtype():
+    import pandas as pd
+
+    expected = [Example("it crashed", 1, 0), Example("late fee", 0, 1)]
+    found = frame(body=["it crashed", "late fee"], team=["tech", "bill"])
+    assert rows.from_frame(found, TICKETS) == rows.load(TICKETS, found) == expected
+    assert rows.from_frame(found.astype("category"), TICKETS) == expected
+    for kind in ("int64", "int8", "Int64", "object", "string"):
+        numbers = frame(a=["it crashed", "late fee"], b=pd.Series([1, 0]).astype(kind).to_list())
+        numbers["b"] = numbers["b"].astype(kind)
+        assert rows.from_frame(numbers, TICKETS, text="a", label="b") == expected, kind
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"body": ["a", None]}, "text is None; an example needs some text"),
+        ({"body": ["a", float("nan")]}, "text is None; an example needs some text"),
+        ({"body": ["a", " "]}, "text is ' '; an example needs some text"),
+        ({"team": [1, 2]}, "label 2 is no class of task 'tickets'"),
+        ({"team": ["tech", None]}, "label None is no class of task 'tickets', which has 0 Billing (bill), 1 Support"),
+        ({"team": [True, False]}, "label True is no class"),
+    ],
+)
+def test_a_row_of_a_frame_that_cannot_be_used_is_named_by_its_index(columns, message):
+    found = frame(**{"body": ["a", "b"], "team": [1, 0], **columns})
+    place = "r0" if columns.get("team", [None])[0] is True else "r1"
+    with pytest.raises(TaskError, match=re.escape(f"the DataFrame, index '{place}': {message}")):
+        rows.from_frame(found, TICKETS)
+
+
+def test_numbers_that_gaps_turned_into_floats_are_refused_with_the_reason():
+    with pytest.raises(TaskError, match=r"index 'r0': label 1\.0 is no class .*\(a column with gaps"):
+        rows.from_frame(frame(body=["a", "b"], team=[1, None]), TICKETS)
+
+
+def test_a_frame_without_the_columns_or_with_one_twice_is_refused():
+    import pandas as pd
+
+    with pytest.raises(TaskError, match=r"the DataFrame: no column 'team' \(did you mean 'teams'\?\); it has"):
+        rows.from_frame(frame(body=["a"], teams=[1]), TICKETS)
+    with pytest.raises(TaskError, match=r"the DataFrame: \['body'\] stand more than once"):
+        rows.from_frame(pd.DataFrame([["a", "b", 1]], columns=["body", "body", "team"]), TICKETS)
+    with pytest.raises(TaskError, match="the DataFrame: no rows"):
+        rows.from_frame(frame(body=[], team=[]), TICKETS)

@@ -92,13 +92,13 @@ def test_an_unknown_label_token_is_refused():
 
 
 def test_a_misspelt_task_is_refused_with_the_name_that_was_meant():
-    message = "no task 'sts2'; did you mean 'sst2'? Tasks: sst2, trec, agnews, emo."
+    message = "no task 'sts2'; did you mean 'sst2'? Tasks: sst2, trec, agnews, emo, or a .yaml file."
     with pytest.raises(TaskError, match=re.escape(message)):
         tasks.get("sts2")
 
 
 def test_a_task_like_no_other_is_refused_without_a_guess():
-    with pytest.raises(TaskError, match=r"^no task 'cola'\. Tasks: sst2, trec, agnews, emo\.$"):
+    with pytest.raises(TaskError, match=r"^no task 'cola'\. Tasks: sst2, trec, agnews, emo, or a \.yaml file\.$"):
         tasks.get("cola")
 
 

@@ -20,8 +20,8 @@ def load(
     task: Task,
     *,
     toy: bool = False,
-    data: str = "",
-    pool: str = "",
+    data: Any = "",
+    pool: Any = "",
     prompts: str = "",
     shots: int = 1,
     seeds: Sequence[int] = (42,),
@@ -37,8 +37,8 @@ def load(
     Args:
         task: template and label words.
         toy: whether the model is the shipped toy: its own rows, and random label words from all its 16.
-        data: rows for queries (see ``rows.load``).
-        pool: rows for demonstrations, likewise; the same file for both will do.
+        data: rows for queries: a file, a hub id or a DataFrame (see ``rows.load``).
+        pool: rows for demonstrations, likewise; the same for both will do.
         prompts: a file that fixes prompts exactly; then ``data`` and ``pool`` must be empty.
         shots: demonstrations per class.
         seeds: one draw of queries and demonstrations each.
@@ -72,8 +72,8 @@ def training(
     task: Task,
     *,
     toy: bool = False,
-    data: str = "",
-    pool: str = "",
+    data: Any = "",
+    pool: Any = "",
     prompts: str = "",
     train_prompts: str = "",
     shots: int = 1,
@@ -165,14 +165,14 @@ def without_texts(draft: Draft) -> Draft:
 
 
 def _sources(
-    task: Task, *, toy: bool, data: str, pool: str, shots: int, label_words: str, replacement: bool
+    task: Task, *, toy: bool, data: Any, pool: Any, shots: int, label_words: str, replacement: bool
 ) -> tuple[list[Example], list[Example], dict[str, Any]]:
     """Rows for queries and for demonstrations, and how prompts are drawn from them."""
     if label_words == "auto":
         label_words = "random" if toy else "natural"
     queries = rows.load(task, data, split="query", toy=toy)
     demonstrations = rows.load(task, pool, split="demonstration", toy=toy)
-    where = str(rows.file_of(task, pool, toy=toy) or task.name)
+    where = rows.called(task, pool, split="demonstration", toy=toy)
     rows.check_shots(demonstrations, task, 1 if replacement else shots, where=where)
     words = word_pool(task, toy=toy)
     how = {"shots": shots, "label_words": label_words, "words": words, "replacement": replacement}
