@@ -228,9 +228,11 @@ def _separated(delimiter: str, kind: str, example: str) -> Callable[[Path, str, 
                     )
                 yield place, record[text], record[label]
         except csv.Error as error:
+            first, last = reader.line_num + 1, reader.reader.line_num
+            place = f"line {first}" + (f" to {last}" if last > first else "")
             raise TaskError(
-                f"{path}, line {reader.line_num}: not readable as {kind} ({error}). A text that begins with a double "
-                'quote is written """so"" it said".'
+                f"{path}, {place}: not readable as {kind} ({error}). A text that begins with a double quote is written "
+                '"""so"" it said".'
             ) from error
 
     return read
