@@ -110,8 +110,8 @@ def demo(store: Store = Path("outputs"), force: Force = False, json_: Json = Fal
 
 @app.command("list")
 def list_(what: Annotated[str, typer.Argument(help="notebooks, tasks or models")] = "notebooks") -> None:
-    """List notebooks with their parameters, tasks with their label words, or models."""
-    from anchorlens import parameters, preflight, tasks
+    """List notebooks with their parameters, tasks with their label words and rows, or models."""
+    from anchorlens import parameters, preflight, rows, tasks
 
     with _exit_codes(False, what):
         if what == "notebooks":
@@ -122,9 +122,9 @@ def list_(what: Annotated[str, typer.Argument(help="notebooks, tasks or models")
                         print(f"  {parameter}: {declared.kind} = {declared.default!r}  {declared.help}")
         elif what == "tasks":
             for task in tasks.TASKS.values():
-                source = task.hub.dataset if task.hub else "give a file with data=FILE"
                 words = ",".join(task.label_words)
-                print(f"{task.name}\t{task.context('{text}')!r}\t{words.strip()}\trows: {source}")
+                print(f"{task.name}\t{task.context('{text}')!r}\t{words.strip()}\trows: {rows.whence(task)}")
+            print("or the path of a .yaml file with a template and label words of your own (see the README)")
         elif what == "models":
             print("\n".join(preflight.TOYS))
             print("or a Hugging Face folder, or a hub id such as gpt2-xl")

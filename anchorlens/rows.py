@@ -91,6 +91,14 @@ def called(task: Task, data: Any = "", *, split: Split = "query", toy: bool = Fa
     return str(source) if isinstance(source, Path) else hub_rows.describe(source, split)
 
 
+def whence(task: Task) -> str:
+    """Where the task's own rows come from, for people."""
+    if not (task.data or task.hub):
+        return "none of its own, give files with data=FILE and pool=FILE"
+    queries, shown = (called(task, split=split) for split in formats.SPLITS)
+    return queries if shown == queries else f"{queries}, demonstrations from {shown}"
+
+
 def fingerprint(task: Task, data: str = "", *, split: Split = "query", toy: bool = False) -> str:
     """What identifies the rows that ``load`` would give: a hash of the file, or the commit on the hub.
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -117,7 +118,7 @@ def test_the_version_is_shown():
         (FLOW, {"model": "no-such/model"}, 3, "MissingModelError: model 'no-such/model' is not on this machine"),
         (FLOW, {"data": "none.csv"}, 3, "MissingRowsError: none.csv: no such file"),
         (FLOW, {"prompts": "none.jsonl"}, 3, "MissingRowsError: none.jsonl: no such file"),
-        (FLOW, {"model": TINY, "task": "emo"}, 3, "MissingRowsError: task 'emo' has no rows on the hub"),
+        (FLOW, {"model": TINY, "task": "emo"}, 3, "MissingRowsError: task 'emo' has no rows of its own, on the hub"),
     ],
     ids=str,
 )
@@ -157,6 +158,39 @@ def test_without_a_network_a_hub_id_fails_within_two_seconds_and_without_torch()
     assert min(seconds for *_, seconds in attempts) < 2  # of CPU, the better of two: the machine may be busy
 
 
+def test_without_a_network_rows_of_the_hub_fail_within_two_seconds_and_without_torch(tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\na,0\nb,1\n")
+    words = given(model=TINY, data="someone/tickets#test", pool="rows.csv", label_token="first")
+    attempts = [command("run", FLOW, *words) for _ in range(2)]
+    for done, heavy, _ in attempts:
+        assert done.returncode == 3
+        assert "MissingRowsError: 'someone/tickets' is no file here; as a data set of the hub it is not" in done.stderr
+        assert "torch" not in heavy
+    assert min(seconds for *_, seconds in attempts) < 2  # of CPU, the better of two: the machine may be busy
+
+
+def test_a_task_and_rows_of_ones_own_run_through_on_a_folder_of_a_model(tmp_path):
+    (tmp_path / "my").mkdir()
+    texts = ["late fee", "it crashed", "wrong sum", "no sound", "a joy", "slow"]
+    rows = "".join(f"{n},{text},{('pay', 'tech')[n % 2]}\n" for n, text in enumerate(texts))
+    (tmp_path / "my" / "tickets.csv").write_text(f"id,body,team\n{rows}")
+    (tmp_path / "my" / "tickets.yaml").write_text(
+        'template: "Ticket: {text}\\nTeam:"\nlabel_words: {pay: Billing, tech: Support}\nlabel_token: first\n'
+        "text: body\nlabel: team\ndata: tickets.csv\n"
+    )
+    words = given(model=TINY, task="my/tickets.yaml", twin="false")
+    result = run(FLOW, *words, "--json")
+    assert result.exit_code == 0, result.output
+    found = the_object(result)
+    frame = pd.read_parquet(found["results"])
+    assert sorted(frame["example"].unique()) == list(range(6))
+    assert dict(frame.groupby("example")["gold"].first()) == {n: n % 2 for n in range(6)}
+    assert the_object(run(FLOW, *words, "--json"))["cached"]
+    (tmp_path / "my" / "tickets.csv").write_text(f"id,body,team\n{rows.replace('slow', 'fast')}")
+    dry = the_object(run(FLOW, *words, "--dry-run", "--json"))
+    assert not dry["cached"], "other rows are another run"
+
+
 def test_a_store_that_cannot_be_written_is_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     result = run(FLOW, "--store", "file/below", "--json")
@@ -182,7 +216,12 @@ def test_the_lists_name_what_there_is():
     assert [result.exit_code for result in shown.values()] == [0, 0, 0]
     assert "  shots: int = 1  demonstrations per class" in shown["notebooks"].stdout
     assert "folder:" not in shown["notebooks"].stdout
-    assert [line.split()[0] for line in shown["tasks"].stdout.splitlines()] == ["sst2", "trec", "agnews", "emo"]
+    assert [line.split()[0] for line in shown["tasks"].stdout.splitlines()] == ["sst2", "trec", "agnews", "emo", "or"]
+    (sst2, trec, _, emo, own) = (line.split("\t")[-1] for line in shown["tasks"].stdout.splitlines())
+    assert sst2 == "rows: stanfordnlp/sst2#validation, demonstrations from stanfordnlp/sst2#train"
+    assert trec.startswith("rows: CogComp/trec@refs/convert/parquet#test, demonstrations from CogComp/trec@refs")
+    assert emo == "rows: none of its own, give files with data=FILE and pool=FILE"
+    assert "path of a .yaml file" in own
     assert shown["models"].stdout.startswith("toy\ntoy-random\ntoy-unanchored\n")
 
 

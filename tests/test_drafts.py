@@ -335,3 +335,17 @@ def test_with_one_set_for_all_queries_its_texts_are_no_queries_in_any_file(tmp_p
     (tmp_path / "data.csv").write_text("text,label\nbad,0\nfine,1\n")
     drawn = drafts.load(SST2, data=str(tmp_path / "data.csv"), pool=str(tmp_path / "pool.csv"), fresh=False)
     assert [d.query.text for d in drawn] == ["fine"]
+
+
+def test_a_data_frame_gives_the_same_drafts_as_its_file(tmp_path):
+    import pandas as pd
+
+    frame = pd.DataFrame({"text": [f"t{n}" for n in range(8)], "label": [0, 1] * 4}, index=list("abcdefgh"))
+    path = tmp_path / "rows.csv"
+    frame.to_csv(path)
+    given = {"shots": 2, "seeds": [1, 2]}
+    assert drafts.load(SST2, data=frame, pool=frame, **given) == drafts.load(SST2, data=str(path), pool=path, **given)
+    with pytest.raises(TaskError, match=r"the DataFrame: 1 rows of class 1 .* where shots=2 needs 2"):
+        drafts.load(SST2, data=frame, pool=frame.iloc[:3], shots=2)
+    with pytest.raises(TaskError, match="fixes every prompt"):
+        drafts.load(SST2, data=frame, prompts="prompts.jsonl")
