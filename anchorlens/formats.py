@@ -110,8 +110,8 @@ def classes(features: Any, column: str) -> list[str] | None:
 
 
 def named(number: Any, names: Sequence[str] | None, where: str) -> Any:
-    """The name of a class by its number there; other labels, and null, as they are."""
-    if names is None or number is None:
+    """The name of a class by its number there; labels that are no numbers, and null, as they are."""
+    if names is None or not isinstance(number, int):
         return number
     if not 0 <= number < len(names):  # hidden labels are -1
         raise TaskError(f"{where}: label {number} names no class (gold labels are hidden); take another split.")
@@ -141,7 +141,7 @@ def split_folder(path: Path, split: Split) -> Path:
     if (path / "state.json").is_file():
         return path
     if (path / "dataset_dict.json").is_file():
-        splits = _json(path / "dataset_dict.json").get("splits", [])
+        splits = read_json(path / "dataset_dict.json").get("splits", [])
         return path / pick(splits, split, str(path), f"Name the split's folder: {path}/SPLIT.")
     inside = [each.name for each in sorted(path.iterdir()) if each.suffix.lower() in _READERS]
     raise TaskError(
@@ -152,18 +152,19 @@ def split_folder(path: Path, split: Split) -> Path:
 
 def _saved(folder: Path, text: str, label: str) -> Iterator[Record]:
     info = folder / "dataset_info.json"
-    features = _json(info).get("features") if info.is_file() else None
+    features = read_json(info).get("features") if info.is_file() else None
     return arrow_records(_arrow_files(folder), features, text, label, str(folder))
 
 
 def _arrow_files(folder: Path) -> list[Path]:
     try:
-        return [folder / each["filename"] for each in _json(folder / "state.json")["_data_files"]]
+        return [folder / each["filename"] for each in read_json(folder / "state.json")["_data_files"]]
     except (KeyError, TypeError) as error:
         raise TaskError(f"{folder}/state.json: names no data files; save the data set again.") from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that ``datasets`` wrote beside its tables."""
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, OSError) as error:

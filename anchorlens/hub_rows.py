@@ -3,7 +3,7 @@
 ``owner/name:config@revision#split`` names one; what follows the name may be left out.
 """
 
-import json
+import glob
 import os
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from anchorlens.preflight import hub_reachable
 from anchorlens.tasks import HubRows, MissingRowsError, Task, TaskError
 
 _ID = re.compile(
-    r"(?P<dataset>\w[\w.-]*/\w[\w.-]*)(:(?P<config>[^@#:]+))?(@(?P<revision>[^@#]+))?(#(?P<split>[\w.-]+))?", re.ASCII
+    r"(?P<dataset>\w[\w.-]*/\w[\w.-]*)(:(?P<config>[^@#:/]+))?(@(?P<revision>[^@#]+))?(#(?P<split>[\w.-]+))?", re.ASCII
 )
 _FILES = re.compile(r"\.(csv|tsv|jsonl?|parquet|gz|zip|ya?ml|txt|xlsx?)$", re.IGNORECASE)
 _REMEDY = "Give files with data=FILE and pool=FILE (the same file will do), or connect once to fetch them."
@@ -81,10 +81,12 @@ def _records(hub: HubRows, task: Task, split: Split) -> Iterator[Record]:
     if commit := _commit(hub):
         return _fetched(hub, split, commit)
     folder = _kept(hub, task)  # read as it is: without a network, the clients would retry for half a minute
-    info = json.loads((folder / "dataset_info.json").read_bytes())
+    info = formats.read_json(folder / "dataset_info.json")
     name = _split(list(info.get("splits") or {}), hub, split)
     shard = re.compile(rf"-{re.escape(name)}(-\d+-of-\d+)?$")
     files = [path for path in sorted(folder.glob("*.arrow")) if shard.search(path.stem)]
+    if not files:
+        raise MissingRowsError(f"{folder}: no rows of split {name!r} are left there. {_REMEDY}")
     return formats.arrow_records(files, info.get("features"), hub.text, hub.label, describe(hub, split))
 
 
@@ -101,7 +103,13 @@ def _commit(hub: HubRows) -> str:
     if not hub_reachable():
         return ""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        HTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         return HfApi().dataset_info(hub.dataset, revision=hub.revision, timeout=10).sha or ""
@@ -110,6 +118,8 @@ def _commit(hub: HubRows) -> str:
             f"data set {hub.dataset!r} is gated: accept its terms on its hub page, then set HF_TOKEN or run "
             "`hf auth login`."
         ) from error
+    except HFValidationError as error:
+        raise MissingRowsError(f"{hub.dataset!r} is no file here and cannot be a hub id: {error}") from error
     except RevisionNotFoundError as error:
         raise MissingRowsError(
             f"data set {hub.dataset!r} has no revision {hub.revision!r}; leave it out for the newest."
@@ -130,10 +140,12 @@ def _kept(hub: HubRows, task: Task) -> Path:
     owner, name = hub.dataset.split("/")
     name = re.sub(r"([a-z\d])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)).lower()
     pinned = hub.revision if hub.revision and re.fullmatch(r"[\da-f]{40}", hub.revision) else "*"
-    held = (cache / f"{owner}___{name}").glob(f"{hub.config or '*'}/*/{pinned}/dataset_info.json")
-    folders = sorted((path.parent for path in held), key=lambda folder: folder.stat().st_mtime)
+    config = glob.escape(hub.config) if hub.config else "*"
+    held = (cache / f"{owner}___{name}").glob(f"{config}/*/{pinned}/dataset_info.json")
+    whole = [path.parent for path in held if not path.parent.name.endswith(".incomplete")]
+    folders = sorted(whole, key=lambda folder: folder.stat().st_mtime)
+    own = task.hub is not None and (task.hub.dataset, task.hub.revision) == (hub.dataset, hub.revision)
     if not folders:
-        own = task.hub is not None and task.hub.dataset == hub.dataset
         missing = (
             f"rows of task {task.name!r} ({hub.dataset} on the hub) are not on this machine"
             if own
@@ -145,16 +157,22 @@ def _kept(hub: HubRows, task: Task) -> Path:
             f"{hub.dataset}: several configurations are on this machine, {', '.join(configs)}; write "
             f"{hub.dataset}:{configs[0]}, or another of them."
         )
+    if hub.revision and pinned == "*" and not own:
+        raise MissingRowsError(
+            f"{hub.dataset}: without a network it cannot be told which commit {hub.revision!r} is; on this machine is "
+            f"{folders[-1].name}: write {hub.dataset}@{folders[-1].name}, or connect."
+        )
     return folders[-1]
 
 
 def _fetched(hub: HubRows, split: Split, commit: str) -> Iterator[Record]:
     import datasets
     from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError
 
     try:
         found: Any = datasets.load_dataset(hub.dataset, hub.config, revision=commit)
-    except (ConnectionError, FileNotFoundError) as error:
+    except (OSError, HTTPError) as error:
         raise MissingRowsError(
             f"rows of {hub.dataset} could not be fetched ({type(error).__name__}: {error}). {_REMEDY}"
         ) from error

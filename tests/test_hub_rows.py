@@ -258,6 +258,23 @@ def test_what_was_fetched_once_is_read_without_a_network(cache):
         rows.load(Task("mine", "{text}:", (" a", " b"), text="body"), "me/mine")
 
 
+def test_what_was_fetched_in_part_is_not_there(cache):
+    folder = keep(cache, "me/mine", {"train": table(["it crashed"], ["tech"])})
+    part = folder.rename(f"{folder}.incomplete")
+    with pytest.raises(MissingRowsError, match="not on this machine"):
+        rows.load(TICKETS, "me/mine")
+    part.rename(folder)
+    next(folder.glob("*.arrow")).unlink()
+    with pytest.raises(MissingRowsError, match=r"no rows of split 'train' are left there\. Give files with data=FILE"):
+        rows.load(TICKETS, "me/mine")
+
+
+def test_what_no_hub_would_take_for_an_id_is_refused(monkeypatch):
+    monkeypatch.setattr(hub_rows, "hub_reachable", lambda: True)
+    with pytest.raises(MissingRowsError, match=r"'me/mi\.\.ne' is no file here and cannot be a hub id"):
+        rows.load(TICKETS, "me/mi..ne")
+
+
 def test_datasets_itself_finds_what_the_test_laid_into_its_cache(cache):
     import datasets
 
@@ -271,6 +288,20 @@ def test_a_commit_that_is_pinned_is_not_replaced_by_another_that_is_here(cache):
     assert rows.load(TICKETS, f"me/mine@{COMMIT}")[0].text == "old"
     with pytest.raises(MissingRowsError, match="not on this machine"):
         rows.load(TICKETS, f"me/mine@{COMMIT[::-1]}")
+
+
+def test_a_name_of_a_revision_says_nothing_without_a_network(cache):
+    keep(cache, "me/mine", {"train": table(["old"], ["tech"])})
+    with pytest.raises(
+        MissingRowsError, match=rf"cannot be told which commit 'v2' is; .*: write me/mine@{COMMIT}, or conn"
+    ):
+        rows.load(TICKETS, "me/mine@v2")
+
+
+def test_the_papers_own_revision_is_taken_for_what_is_here(cache):
+    parts = {"test": table(["who"], [0], ["HUM"], ("text", "coarse_label"))}
+    keep(cache, "CogComp/trec", parts)
+    assert rows.load(TREC) == rows.load(TREC, "CogComp/trec") == [Example("who", 3, 0)]
 
 
 def test_of_several_configurations_one_must_be_named(cache):
