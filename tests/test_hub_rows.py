@@ -292,9 +292,7 @@ def test_a_commit_that_is_pinned_is_not_replaced_by_another_that_is_here(cache):
 
 def test_a_name_of_a_revision_says_nothing_without_a_network(cache):
     keep(cache, "me/mine", {"train": table(["old"], ["tech"])})
-    with pytest.raises(
-        MissingRowsError, match=rf"cannot be told which commit 'v2' is; .*: write me/mine@{COMMIT}, or conn"
-    ):
+    with pytest.raises(MissingRowsError, match=rf"cannot be told which commit 'v2' is; .* write me/mine@{COMMIT}"):
         rows.load(TICKETS, "me/mine@v2")
 
 

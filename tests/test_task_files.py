@@ -1,7 +1,10 @@
 """A task file is read as it was meant, or refused with file, what was found and what to do."""
 
 import re
+import textwrap
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -247,3 +250,14 @@ def test_the_fingerprint_is_of_what_a_task_means_not_of_where_it_is(write):
 
 def test_every_key_of_a_file_is_one_of_a_task():
     assert set(task_files.REQUIRED + task_files.OPTIONAL) <= set(Task.__dataclass_fields__)
+
+
+def test_the_readmes_task_can_be_pasted_as_a_file_and_as_code(write):
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (pasted,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    found = tasks.get(write(textwrap.dedent(pasted)))
+    assert (found.data, found.pool, found.names) == ("tickets.csv", "tickets_train.csv", {"billing": 0, "tech": 1})
+    (code,) = re.findall(r"(from anchorlens.tasks import Task\n.*?)drawn", readme, re.DOTALL)
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    assert replace(found, data="", pool="", folder="") == namespace["task"]
