@@ -3,43 +3,42 @@
 A model is a shipped toy, a Hugging Face folder, or a hub id; ``locate`` turns its name into a folder on this machine.
 """
 
-import contextlib
 import ctypes
 import hashlib
 import importlib.util
-import json
-import os
 import re
 import sys
-import threading
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from anchorlens import folders, hub
+from anchorlens.folders import IncompleteModelError, MissingModelError, ModelError
+from anchorlens.hub import PATIENCE, hub_reachable
+
+__all__ = [
+    "PATIENCE",
+    "TOYS",
+    "Checkpoint",
+    "IncompleteModelError",
+    "MissingModelError",
+    "ModelError",
+    "hub_reachable",
+    "locate",
+    "resolve_backend",
+    "resolve_device",
+    "resolve_dtype",
+]
 
 TOY_FOLDER = Path(__file__).parent / "toy" / "models"
 TOY_SEED = 0  # of toy-random's weights
 TOYS = ("toy", "toy-random", "toy-unanchored")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 BACKENDS = ("auto", "hooked", "bridge")
-PATIENCE = 1.2  # seconds to wait for the hub before calling it unreachable
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
+_OF_A_MODEL = {".json", ".txt", ".model", ".safetensors", ".bin", ".py", ".tiktoken"}
 _SMALL = 256 * 2**20  # bytes up to which weights are hashed whole
-
-
-class ModelError(ValueError):
-    """A model, device or dtype that cannot be used as named."""
-
-
-class IncompleteModelError(ModelError):
-    """A folder in which some of a model's files are missing."""
-
-
-class MissingModelError(ModelError):
-    """Weights that are not on this machine and cannot be fetched."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,12 @@ class Checkpoint:
         return (f"commit {self.revision}" if self.revision else f"sha256 {_hash_of(self.folder)}") + twin
 
 
-def locate(name: str, revision: str = "", *, fetch: bool = True) -> Checkpoint:
+def locate(name: str, revision: str = "", *, fetch: bool = True, remote_code: bool = False) -> Checkpoint:
     """Find the files of model ``name``: a shipped toy, a Hugging Face folder, or a hub id (fetched when ``fetch``).
 
     Raises:
-        ModelError: for a folder that is not a model's, or a name that is none.
+        ModelError: for a folder that is not a model's, a model that is no decoder or, unless ``remote_code``, brings
+            code of its own, or a name that is none.
         MissingModelError: for a hub id that is not in the cache while the hub cannot be reached, or does not have it.
     """
     try:
@@ -80,119 +80,18 @@ def locate(name: str, revision: str = "", *, fetch: bool = True) -> Checkpoint:
             return Checkpoint(name, TOY_FOLDER / "toy", random_seed=TOY_SEED)
         return Checkpoint(name, TOY_FOLDER / name)
     if folder.is_dir():
-        _check_folder(name, folder)
+        folders.check(name, folder, remote_code=remote_code)
         return Checkpoint(name, folder)
     if folder.exists() or name.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(name):
+        if name.endswith(".gguf"):
+            raise ModelError(f"model {name!r} {folders.GGUF}")
         found, kind = ("a file", ModelError) if folder.exists() else ("nothing there", MissingModelError)
         raise kind(
             f"model {name!r}: expected a folder with config.json, weights and tokenizer, found {found}. "
             f"Give such a folder, a hub id like gpt2-xl, or one of {', '.join(TOYS)}."
         )
-    return _from_hub(name, revision, fetch=fetch)
-
-
-def _check_folder(name: str, folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise IncompleteModelError(
-            f"model {name!r}: the folder has no config.json; give a folder saved by save_pretrained."
-        )
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
-        raise IncompleteModelError(
-            f"model {name!r}: the folder has no weights (*.safetensors or pytorch_model*.bin); save the model there."
-        )
-    if not any((folder / file).is_file() for file in _TOKENIZERS):
-        raise IncompleteModelError(
-            f"model {name!r}: the folder has no tokenizer (none of {', '.join(_TOKENIZERS)}). "
-            "Save it there with tokenizer.save_pretrained(folder)."
-        )
-    try:
-        kinds = json.loads((folder / "config.json").read_text()).get("architectures") or []
-        used = "safetensors" if any(folder.glob("*.safetensors")) else "bin"
-        index = folder.glob(f"*.{used}.index.json")
-        shards = [json.loads(path.read_text())["weight_map"].values() for path in index]
-    except (ValueError, AttributeError, KeyError) as error:
-        raise ModelError(f"model {name!r}: its config.json or weight index cannot be read ({error}).") from error
-    if missing := sorted({shard for each in shards for shard in each if not (folder / shard).is_file()}):
-        raise IncompleteModelError(
-            f"model {name!r}: the folder lacks {', '.join(missing)}, which its index names; copy them there."
-        )
-    if kinds and not any(kind.endswith(("CausalLM", "LMHeadModel")) for kind in kinds):
-        raise ModelError(f"model {name!r} is a {kinds[0]}; only decoders that predict the next token can be analysed.")
-
-
-def _from_hub(name: str, revision: str, *, fetch: bool) -> Checkpoint:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        config = try_to_load_from_cache(name, "config.json", revision=revision or None)
-    except HFValidationError as error:
-        raise ModelError(f"model {name!r} is no folder and cannot be a hub id: {error}") from error
-    if isinstance(config, str):
-        folder = Path(config).parent
-        with contextlib.suppress(IncompleteModelError):  # an interrupted download leaves some files out: fetch them
-            _check_folder(name, folder)
-            return Checkpoint(name, folder, revision=folder.name)
-    if not fetch:
-        raise MissingModelError(f"model {name!r} is not on this machine.")
-    if not hub_reachable():
-        near = f" For the shipped model write {TOYS[0]!r}." if name.startswith("to") else ""
-        raise MissingModelError(
-            f"model {name!r} is not on this machine (no such folder, not in the hub cache), and the hub cannot be "
-            f"reached. Connect to the network, or give a folder that holds the model.{near}"
-        )
-    return _download(name, revision)
-
-
-def _download(name: str, revision: str) -> Checkpoint:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        info = HfApi().model_info(name, revision=revision or None, timeout=10)
-        files = [sibling.rfilename for sibling in info.siblings or [] if "/" not in sibling.rfilename]
-        weights = [f for f in files if f.endswith(".safetensors")] or [f for f in files if f.endswith(".bin")]
-        texts = [f for f in files if f.endswith((".json", ".txt", ".model")) and "index" not in f]
-        kind = weights[0].rsplit(".", 1)[-1] if weights else ""
-        texts += [f for f in files if f.endswith(f".{kind}.index.json")]
-        # by the name asked for, so that the cache knows it offline
-        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=weights + texts))
-    except GatedRepoError as error:
-        raise MissingModelError(
-            f"model {name!r} is gated: accept its licence on its hub page, then set HF_TOKEN or run `hf auth login`."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise MissingModelError(
-            f"model {name!r} has no revision {revision!r}; leave it empty for the newest."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise MissingModelError(f"the hub has no model {name!r} (or it is private and needs HF_TOKEN).") from error
-    except (HTTPError, OSError) as error:
-        raise MissingModelError(f"model {name!r} could not be fetched: {type(error).__name__}: {error}") from error
-    _check_folder(name, folder)
-    return Checkpoint(name, folder, revision=folder.name)
-
-
-def hub_reachable() -> bool:
-    """Whether the hub answers within ``PATIENCE`` seconds (name look-up included)."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return False
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=PATIENCE).close()
-            answered.set()
-        except urllib.error.HTTPError:
-            answered.set()  # it answered
-        except (OSError, ValueError):
-            pass
-
-    thread = threading.Thread(target=ask, daemon=True)  # a look-up that hangs cannot be timed out in any other way
-    thread.start()
-    thread.join(PATIENCE)
-    return answered.is_set()
+    found = hub.find(name, revision, fetch=fetch, remote_code=remote_code)
+    return Checkpoint(name, found, revision=found.name)
 
 
 def resolve_device(device: str) -> str:
@@ -256,10 +155,10 @@ def cuda_devices() -> int:
 
 
 def _hash_of(folder: Path) -> str:
-    """Hash of config, tokenizer and weights; of large weights, of their size, time and 64 evenly spread blocks."""
+    """Hash of config, tokenizer, code and weights; of large weights, size, time and 64 evenly spread blocks."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix not in {".json", ".txt", ".model", ".safetensors", ".bin"} or not path.is_file():
+        if path.suffix not in _OF_A_MODEL or not path.is_file():
             continue
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())

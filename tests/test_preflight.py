@@ -172,7 +172,7 @@ def test_large_weights_are_told_apart_by_size_and_by_bytes_at_either_end(folder,
     changed = [content, content + b"\0", b"\1" + content[1:], content[:-1] + b"\1"]
     for each in changed:
         weights.write_bytes(each)
-        seen.add(locate(str(folder)).fingerprint())
+        seen.add(Checkpoint(str(folder), folder).fingerprint())
     assert len(seen) == len(changed)
 
 
