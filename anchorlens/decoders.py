@@ -119,7 +119,7 @@ def _quantised(config: Mapping[str, Any]) -> str | None:
         method = "bitsandbytes" if how.get("load_in_4bit") or how.get("load_in_8bit") else None
     said = method or "quantization_config in its config.json"
     return (
-        f"is quantised ({said}): its matrices are stored in few bits and unpacked while it runs, which transformer-lens "
-        "cannot hook exactly. Give the checkpoint in float32, float16 or bfloat16 that it was made from; with "
+        f"is quantised ({said}): its matrices are stored in few bits and unpacked while it runs, which transformer-lens"
+        " cannot hook exactly. Give the checkpoint in float32, float16 or bfloat16 that it was made from; with "
         "dtype=bfloat16 it takes half the memory."
     )

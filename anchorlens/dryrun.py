@@ -78,7 +78,7 @@ def estimate(notebook: Path, values: Mapping[str, Any], root: Path) -> dict[str,
         ParameterError, ModelError, TaskError, ShapeError: as a run would, or for a model whose size cannot be told.
     """
     facts = parameters.examine(values, notebook)
-    checkpoint = preflight.locate(values["model"], values["revision"])
+    checkpoint = preflight.locate(values["model"], values["revision"], remote_code=values["remote_code"])
     shape = planner.of_config(json.loads((checkpoint.folder / "config.json").read_text()), facts["dtype"])
     weights = planner.weight_bytes(shape)
     free, devices = _room(weights, facts["device"], values["n_devices"])

@@ -20,7 +20,8 @@ TRAINING = ("0_tour", "3_1_reweighting")  # the notebooks that train something
 _SPLITS: dict[str, formats.Split] = {"data": "query", "pool": "demonstration"}  # what rows are for, by parameter
 RESERVED = "folder"  # the parameter by which a runner tells the notebook where to write
 _COLUMNS = ("text_column", "label_column")
-_SOURCES = ("model", "backend", "revision", "task", "data", "pool", *_COLUMNS, "prompts", "train_prompts")
+_MODEL = ("model", "backend", "revision", "remote_code")
+_SOURCES = (*_MODEL, "task", "data", "pool", *_COLUMNS, "prompts", "train_prompts")
 _DRAWS = ("shots", "seeds", "limit", "label_words", "label_token", "as_published", "too_long")
 _MACHINE = ("device", "dtype", "n_devices", "batch_tokens")
 STANDARD = frozenset((*_SOURCES, *_DRAWS, *_MACHINE))  # what every notebook declares
@@ -218,7 +219,7 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
     task = task_of(parameters)
     if parameters["label_words"] not in ("auto", "random"):
         tasks.with_words(task, parameters["label_words"])
-    checkpoint = preflight.locate(parameters["model"], parameters["revision"])
+    checkpoint = preflight.locate(parameters["model"], parameters["revision"], remote_code=parameters["remote_code"])
     weights = checkpoint.fingerprint()
     named = parameters["model"] if checkpoint.toy or checkpoint.revision else weights  # a folder may move
     facts: dict[str, Any] = {"device": device, "dtype": dtype, "weights": weights, "model": named}

@@ -102,9 +102,14 @@ def test_a_config_without_n_ctx_loads(folder):
     assert models.load(str(folder)).cfg.n_ctx == 512
 
 
-def test_weights_that_cannot_be_read_are_refused(folder):
-    (folder / "model.safetensors").write_bytes(b"not a tensor file")
-    with pytest.raises(ModelError, match="Hugging Face cannot load"):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"not a tensor file", "is damaged, or holds more than weights"), (b"PK\3\4", "Hugging Face cannot load")],
+)
+def test_weights_that_cannot_be_read_are_refused(folder, content, said):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(ModelError, match=said):
         models.load(str(folder))
 
 

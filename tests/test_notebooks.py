@@ -20,6 +20,7 @@ EVERYWHERE = {
     "model": "toy",
     "backend": "auto",
     "revision": "",
+    "remote_code": False,
     "task": "sst2",
     "data": "",
     "pool": "",

@@ -143,7 +143,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_one():
     with pytest.raises(ParameterError) as refused:
         check(FLOW, parse(FLOW, ["shotz=2"]))
     assert "2_1_information_flow.ipynb has no parameter 'shotz'; did you mean 'shots'?" in str(refused.value)
-    assert "It takes: model, backend, revision, task" in str(refused.value)
+    assert "It takes: model, backend, revision, remote_code, task" in str(refused.value)
 
 
 def test_the_folder_belongs_to_the_runner_and_cannot_be_set(every):

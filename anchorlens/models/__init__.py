@@ -4,6 +4,7 @@ Weights are never processed: transformer-lens' defaults fold value biases, which
 every gradient and edit of an attention pattern (by up to 8 % of the saliency on the paper's models).
 """
 
+import pickle
 import warnings
 from functools import partial
 from typing import Any
@@ -42,6 +43,7 @@ def load(
     *,
     backend: str = "auto",
     revision: str = "",
+    remote_code: bool = False,
     device: str = "auto",
     dtype: str = "auto",
     n_devices: int = 0,
@@ -54,6 +56,7 @@ def load(
         backend: "hooked" (HookedTransformer, which transformer-lens has up to 3.x), "bridge" (TransformerBridge), or
             "auto": the first where it is there and runs the model exactly, otherwise the second.
         revision: branch, tag or commit of a hub model.
+        remote_code: whether Python code that comes with a model may be run; such a model is refused otherwise.
         device: cpu, cuda, cuda:N, mps; "auto": cuda where it can be used, otherwise cpu.
         dtype: float32 ("auto"), float64, bfloat16 or float16.
         n_devices: GPUs over which the layers are spread; 0: one, or as many as its weights need.
@@ -66,10 +69,10 @@ def load(
     """
     tried = preflight.resolve_backend(backend)
     device, dtype = preflight.resolve_device(device), preflight.resolve_dtype(dtype)
-    checkpoint = preflight.locate(name, revision)
+    checkpoint = preflight.locate(name, revision, remote_code=remote_code)
     if random_seed is not None:
         checkpoint = Checkpoint(checkpoint.name, checkpoint.folder, checkpoint.revision, random_seed)
-    plain, tokenizer = _hugging_face(checkpoint, getattr(torch, dtype))
+    plain, tokenizer = _hugging_face(checkpoint, getattr(torch, dtype), trust=remote_code)
     reasons = []
     with torch.no_grad():
         tokens = _probe(plain.config)
@@ -107,17 +110,17 @@ def _through(backend: str, checkpoint: Checkpoint, plain: Any, tokenizer: Any, d
         raise _UnsupportedError(str(error)) from error
 
 
-def _hugging_face(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, Any]:
+def _hugging_face(checkpoint: Checkpoint, dtype: torch.dtype, *, trust: bool) -> tuple[Any, Any]:
     with warnings.catch_warnings():  # tqdm asks for ipywidgets, whose bars are useless in a stored notebook
         warnings.filterwarnings("ignore", message="IProgress not found")
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    folder = str(checkpoint.folder)
+    folder, given = str(checkpoint.folder), {"local_files_only": True, "trust_remote_code": trust}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **given)
         if checkpoint.random_seed is None:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, output_loading_info=True, attn_implementation="eager"
+                folder, dtype=dtype, output_loading_info=True, attn_implementation="eager", **given
             )
             plain, found = loaded
             if missing := sorted(found["missing_keys"]):  # they would be drawn at random
@@ -128,12 +131,18 @@ def _hugging_face(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, Any]
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(checkpoint.random_seed)
+                config = AutoConfig.from_pretrained(folder, **given)
                 plain = AutoModelForCausalLM.from_config(
-                    AutoConfig.from_pretrained(folder), attn_implementation="eager"
+                    config, attn_implementation="eager", trust_remote_code=trust
                 ).to(dtype)
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except pickle.UnpicklingError as error:  # torch's own message advises to run what is in it
+        raise ModelError(
+            f"model {checkpoint.name!r}: its pytorch_model*.bin is damaged, or holds more than weights and would run "
+            "code. Save it as safetensors where you trust it: save_pretrained does."
+        ) from error
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model {checkpoint.name!r}: Hugging Face cannot load {folder}: {error}") from error
     return plain.eval().requires_grad_(False), tokenizer
 

@@ -43,7 +43,7 @@ class Residents:
         says = dict(call.arguments)
         says["backend"] = preflight.resolve_backend(says["backend"])
         says["device"], says["dtype"] = preflight.resolve_device(says["device"]), preflight.resolve_dtype(says["dtype"])
-        checkpoint = preflight.locate(says.pop("name"), says.pop("revision"))
+        checkpoint = preflight.locate(says.pop("name"), says.pop("revision"), remote_code=says["remote_code"])
         key = (checkpoint, checkpoint.fingerprint(), *sorted((name, str(value)) for name, value in says.items()))
         kept = self._kept.pop(key, None)
         if kept is not None and not kept.lent:
