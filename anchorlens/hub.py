@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 
 from anchorlens import folders
 from anchorlens.folders import IncompleteModelError, MissingModelError, ModelError
@@ -57,25 +55,6 @@ def hub_reachable() -> bool:
     thread.start()
     thread.join(PATIENCE)
     return answered.is_set()
-
-
-@contextlib.contextmanager
-def unasked(unless: bool) -> Iterator[None]:
-    """Keep the hub's clients from asking it, which without a network they do for up to 47 s, ``unless`` it answers."""
-    from huggingface_hub import constants
-
-    if unless:
-        yield
-        return
-    clients: list[Any] = [constants, *filter(None, [sys.modules.get("datasets.config")])]
-    before = [client.HF_HUB_OFFLINE for client in clients]
-    try:
-        for client in clients:
-            client.HF_HUB_OFFLINE = True
-        yield
-    finally:
-        for client, was in zip(clients, before, strict=True):
-            client.HF_HUB_OFFLINE = was
 
 
 def find(name: str, revision: str, *, fetch: bool, remote_code: bool) -> Path:
@@ -195,10 +174,10 @@ def _in_words(name: str, revision: str) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError as error:
-        token = "is not enough" if has_token() else "is needed"
+        more = "; the one that is set belongs to none" if has_token() else ""
         raise MissingModelError(
             f"model {name!r} is gated: accept its licence on its hub page, then set HF_TOKEN or run `hf auth login` "
-            f"(a token of an account that was let in {token})."
+            f"(a token of an account that was let in is needed{more})."
         ) from error
     except errors.RevisionNotFoundError as error:
         raise MissingModelError(
@@ -210,9 +189,14 @@ def _in_words(name: str, revision: str) -> Iterator[None]:
             f"the hub has no model {name!r} (or it is private and needs HF_TOKEN{token}); check its spelling."
         ) from error
     except (errors.HTTPError, OSError, *lost) as error:
+        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+            token = "the token that is set does not open it" if has_token() else "set HF_TOKEN or run `hf auth login`"
+            raise MissingModelError(
+                f"the hub refuses model {name!r}{asked}, which is private or not there: {token}; check its spelling."
+            ) from error
         raise MissingModelError(
             f"model {name!r}{asked} could not be fetched: {type(error).__name__}: {error}\n"
-            "Run it again: a download goes on where it was cut off."
+            "Run it again: files that arrived whole are kept."
         ) from error
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from anchorlens import formats
 from anchorlens.formats import Named, Record, Split
-from anchorlens.preflight import hub_reachable
+from anchorlens.hub import hub_reachable
 from anchorlens.tasks import HubRows, MissingRowsError, Task, TaskError
 
 _ID = re.compile(

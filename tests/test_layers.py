@@ -47,7 +47,7 @@ ALLOWED = {
     "figures.confusions": {"figures.*"},
     "figures.costs": {"figures.*"},
     "formats": {"tasks"},
-    "hub_rows": {"tasks", "preflight", "formats"},
+    "hub_rows": {"tasks", "hub", "formats"},
     "rows": {"task_files", "tasks", "formats", "hub_rows"},
     "drafts.__init__": {"tasks", "rows", "drafts.drawing"},
     "drafts.drawing": {"tasks", "rows"},
