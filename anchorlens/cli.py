@@ -1,4 +1,4 @@
-"""The command line: anchorlens demo | run | list. Imports what a command needs only when it runs."""
+"""The command line: anchorlens demo | run | doctor | list. Imports what a command needs only when it runs."""
 
 import json
 import sys
@@ -106,6 +106,41 @@ def demo(store: Store = Path("outputs"), force: Force = False, json_: Json = Fal
                 _say(done[-1])
     if json_:
         print(json.dumps({"status": "ok", "runs": [_summary(result) for result in done]}))
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Option("--model", help="A toy, a Hugging Face folder, or a hub id.")] = "toy",
+    task: Annotated[str, typer.Option("--task", help="A name from `anchorlens list tasks`.")] = "sst2",
+    data: Annotated[str, typer.Option("--data", help="Rows, for queries and demonstrations alike.")] = "",
+    revision: Annotated[str, typer.Option("--revision", help="Branch, tag or commit of a hub model.")] = "",
+    remote_code: Annotated[bool, typer.Option("--remote-code", help="Code that comes with the model may run.")] = False,
+    device: Annotated[str, typer.Option("--device", help="As in a notebook.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="As in a notebook.")] = "auto",
+    store: Store = Path("outputs"),
+    json_: Json = False,
+) -> None:
+    """Say whether model, rows and machine have all that a run needs, what each analysis takes, and what to do."""
+    from anchorlens import doctor as doctor_
+
+    asked = doctor_.Asked(model, task, data, revision, remote_code, device, dtype, store)
+    findings, taken = [], None
+    with _exit_codes(json_, "doctor"):
+        for found in doctor_.look(asked):
+            findings.append(found)
+            if not json_:
+                print(doctor_.table(found), flush=True)
+        code = doctor_.exit_code(findings)
+        if not code and not doctor_.large(asked):
+            from anchorlens import needs  # imports pandas, so after the first table
+
+            taken = needs.takes(asked)
+    if json_:
+        print(json.dumps(doctor_.summary(findings, taken)))
+    elif taken:
+        print(f"\n{needs.report(taken)}")
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command("list")

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
@@ -71,8 +71,12 @@ class Need:
     checkpoint: bool = False
 
 
-def estimate(notebook: Path, values: Mapping[str, Any], root: Path) -> dict[str, Any]:
+def estimate(
+    notebook: Path, values: Mapping[str, Any], root: Path, *, read: Callable[..., list[Example]] = rows.load
+) -> dict[str, Any]:
     """What running a notebook with these parameters (defaults filled in) would take, and whether it is done already.
+
+    ``read`` gives the rows, as ``rows.load``.
 
     Raises:
         ParameterError, ModelError, TaskError, ShapeError: as a run would, or for a model whose size cannot be told.
@@ -83,7 +87,7 @@ def estimate(notebook: Path, values: Mapping[str, Any], root: Path) -> dict[str,
     weights = planner.weight_bytes(shape)
     free, devices = _room(weights, facts["device"], values["n_devices"])
     given = {**TOUR, **values} if notebook.stem == "0_tour" else dict(values)
-    prompts = _prompts(given, checkpoint)
+    prompts = _prompts(given, checkpoint, read)
     known = ANALYSES.get(notebook.stem, ANALYSES["0_tour"])
     room_left = max(0, free - weights) // devices
     enough = planner.enough(shape, facts["device"])
@@ -165,25 +169,20 @@ def report(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _size(number: int | float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024 or unit == "GiB":
-            return f"{number:.3g} {unit}" if number < 1000 else f"{number:.0f} {unit}"
-        number /= 1024
-    raise AssertionError
+_size = room.in_units
 
 
 # --- prompts ---
 
 
-def _prompts(values: Mapping[str, Any], checkpoint: Checkpoint) -> Prompts:
+def _prompts(values: Mapping[str, Any], checkpoint: Checkpoint, read: Callable[..., list[Example]]) -> Prompts:
     task = parameters.task_of(values)
     count, how = _counter(checkpoint.folder)
     word = max(count(task.label_words))
     if values["prompts"]:
         return _from_file(task, values, count, how, word)
-    queries = rows.load(task, values["data"], split="query", toy=checkpoint.toy)
-    pool = rows.load(task, values["pool"], split="demonstration", toy=checkpoint.toy)
+    queries = read(task, values["data"], split="query", toy=checkpoint.toy)
+    pool = read(task, values["pool"], split="demonstration", toy=checkpoint.toy)
     number = min(values["limit"] or len(queries), len(queries)) * len(values["seeds"])
     asked = count([task.context(example.text) for example in queries[:SAMPLE]])
     shown = _drawn(task, pool[:SAMPLE] if len(pool) > SAMPLE else pool, values["shots"], count, word)

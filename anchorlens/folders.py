@@ -53,7 +53,7 @@ def check(name: str, folder: Path, *, remote_code: bool = False) -> None:
 def check_config(name: str, folder: Path, *, remote_code: bool = False) -> None:
     """The part of ``check`` that needs the config files alone, so before weights are fetched."""
     if (folder / "adapter_config.json").is_file():
-        base = _read(name, folder / "adapter_config.json").get("base_model_name_or_path")
+        base = read(name, folder / "adapter_config.json").get("base_model_name_or_path")
         raise ModelError(
             f"model {name!r}: the folder holds an adapter (adapter_config.json) to {base!r}, and no model by itself. "
             "Merge the adapter first: PeftModel.from_pretrained(base, folder).merge_and_unload(), then save_pretrained "
@@ -61,7 +61,7 @@ def check_config(name: str, folder: Path, *, remote_code: bool = False) -> None:
         )
     if not (folder / "config.json").is_file():
         raise _no_config(name, folder)
-    config = _read(name, folder / "config.json")
+    config = read(name, folder / "config.json")
     if reason := why_not(config):
         raise ModelError(f"model {name!r} {reason}")
     if found := [file for file in _QUANTISED if (folder / file).is_file()]:
@@ -80,6 +80,18 @@ def check_config(name: str, folder: Path, *, remote_code: bool = False) -> None:
 
 def check_files(name: str, folder: Path, *, remote_code: bool = False) -> None:
     """The part of ``check`` about weights, tokenizer and code."""
+    check_weights(name, folder)
+    check_tokenizer(name, folder)
+    if remote_code:
+        modules = sorted({module for each in named_code(name, folder).values() for module in each})
+        if lacking := [module for module in modules if not (folder / module).is_file()]:
+            raise IncompleteModelError(
+                f"model {name!r}: the folder lacks {', '.join(lacking)}, which auto_map names; copy them there."
+            )
+
+
+def check_weights(name: str, folder: Path) -> None:
+    """Refuse a folder whose weights are not all there, or cut short."""
     held = weights(folder)
     index = [path for kind in ("safetensors", "bin") for path in folder.glob(f"*.{kind}.index.json")]
     if not held and not index:
@@ -89,18 +101,13 @@ def check_files(name: str, folder: Path, *, remote_code: bool = False) -> None:
             f"model {name!r}: the folder has no weights (*.safetensors or pytorch_model*.bin){found}; save the model "
             "there with save_pretrained."
         )
-    if not any((folder / file).is_file() for file in TOKENIZERS):
-        raise IncompleteModelError(
-            f"model {name!r}: the folder has no tokenizer (none of {', '.join(TOKENIZERS)}). "
-            "Save it there with tokenizer.save_pretrained(folder)."
-        )
     used = "safetensors" if not held or held[0].suffix == ".safetensors" else "bin"
     try:
-        shards = [_read(name, path)["weight_map"].values() for path in folder.glob(f"*.{used}.index.json")]
+        shards = [read(name, path)["weight_map"].values() for path in folder.glob(f"*.{used}.index.json")]
         lacks = sorted({str(shard) for each in shards for shard in each if not (folder / shard).is_file()})
     except (AttributeError, KeyError, TypeError) as error:
         raise ModelError(
-            f"model {name!r}: its weight index cannot be read ({type(error).__name__}: {error})."
+            f"model {name!r}: its weight index cannot be read ({type(error).__name__}: {error}); save the model anew."
         ) from error
     if lacks:
         raise IncompleteModelError(
@@ -109,12 +116,15 @@ def check_files(name: str, folder: Path, *, remote_code: bool = False) -> None:
     for path in held:
         if fault := _fault(path):
             raise IncompleteModelError(f"model {name!r}: {path.name} {fault}")
-    if remote_code:
-        modules = sorted({module for each in named_code(name, folder).values() for module in each})
-        if lacking := [module for module in modules if not (folder / module).is_file()]:
-            raise IncompleteModelError(
-                f"model {name!r}: the folder lacks {', '.join(lacking)}, which auto_map names; copy them there."
-            )
+
+
+def check_tokenizer(name: str, folder: Path) -> None:
+    """Refuse a folder without a tokenizer."""
+    if not any((folder / file).is_file() for file in TOKENIZERS):
+        raise IncompleteModelError(
+            f"model {name!r}: the folder has no tokenizer (none of {', '.join(TOKENIZERS)}). "
+            "Save it there with tokenizer.save_pretrained(folder)."
+        )
 
 
 def weights(folder: Path) -> list[Path]:
@@ -131,7 +141,7 @@ def named_code(name: str, folder: Path) -> dict[str, set[str]]:
     """
     found: dict[str, set[str]] = {}
     for file in CONFIGS:
-        auto_map = _read(name, folder / file).get("auto_map") if (folder / file).is_file() else None
+        auto_map = read(name, folder / file).get("auto_map") if (folder / file).is_file() else None
         for reference in _leaves(auto_map):
             repository, _, local = reference.rpartition("--")
             module = local.rpartition(".")[0] or local
@@ -156,7 +166,12 @@ def _leaves(value: Any) -> Iterator[str]:
             yield from _leaves(each)
 
 
-def _read(name: str, path: Path) -> dict[str, Any]:
+def read(name: str, path: Path) -> dict[str, Any]:
+    """A model's JSON file.
+
+    Raises:
+        ModelError: for one that cannot be read, or holds no object.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -15,6 +15,7 @@ from anchorlens.folders import IncompleteModelError, MissingModelError, ModelErr
 
 PATIENCE = 1.2  # seconds to wait for the hub before calling it unreachable
 ANSWER = 10  # seconds for one answer of a hub that was reached
+_NOT_THE_HUB = (407, 502, 503, 504)  # what a proxy answers in its place
 _ON = {"1", "ON", "YES", "TRUE"}
 
 
@@ -46,8 +47,9 @@ def hub_reachable() -> bool:
         try:
             urllib.request.urlopen(urllib.request.Request(endpoint(), method="HEAD"), timeout=PATIENCE).close()
             answered.set()
-        except urllib.error.HTTPError:
-            answered.set()  # it answered
+        except urllib.error.HTTPError as error:
+            if error.code not in _NOT_THE_HUB:
+                answered.set()
         except (OSError, ValueError, HTTPException):
             pass
 

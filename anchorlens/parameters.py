@@ -107,6 +107,7 @@ def find(notebook: str) -> Path:
         return known[name]
     if Path(notebook).suffix == ".ipynb" and Path(notebook).is_file():
         return Path(notebook)
+    tasks.refuse_generation(name, "notebook")
     raise ParameterError(f"no notebook {notebook!r}{tasks.suggestion(name, known)} Notebooks: {', '.join(known)}.")
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "ModelError",
     "hub_reachable",
     "locate",
+    "may_be_hub_id",
     "resolve_backend",
     "resolve_device",
     "resolve_dtype",
@@ -82,7 +83,7 @@ def locate(name: str, revision: str = "", *, fetch: bool = True, remote_code: bo
     if folder.is_dir():
         folders.check(name, folder, remote_code=remote_code)
         return Checkpoint(name, folder)
-    if folder.exists() or name.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(name):
+    if folder.exists() or not may_be_hub_id(name):
         if name.endswith(".gguf"):
             raise ModelError(f"model {name!r} {folders.GGUF}")
         found, kind = ("a file", ModelError) if folder.exists() else ("nothing there", MissingModelError)
@@ -92,6 +93,11 @@ def locate(name: str, revision: str = "", *, fetch: bool = True, remote_code: bo
         )
     found = hub.find(name, revision, fetch=fetch, remote_code=remote_code)
     return Checkpoint(name, found, revision=found.name)
+
+
+def may_be_hub_id(name: str) -> bool:
+    """Whether ``name`` could be that of a model on the hub, if there is no such folder."""
+    return not name.startswith((".", "/", "~")) and _HUB_ID.fullmatch(name) is not None
 
 
 def resolve_device(device: str) -> str:

@@ -24,6 +24,15 @@ def free_bytes(device: str) -> int:
     return torch.cuda.mem_get_info(index)[0] + cached
 
 
+def in_units(number: int | float) -> str:
+    """So many bytes in words, to three digits."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024 or unit == "GiB":
+            return f"{number:.3g} {unit}" if number < 1000 else f"{number:.0f} {unit}"
+        number /= 1024
+    raise AssertionError
+
+
 def _left_in_groups(groups: Path, of_process: Path) -> list[int]:
     """What the limits of this process' control groups leave, those around them included; 2**63 where there are none."""
     left = [2**63]

@@ -1,6 +1,7 @@
 """What is classified: a template and its label words. The paper's four tasks, as data, and those of task files."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -66,6 +67,11 @@ class Task:
             raise TaskError(
                 f"task {self.name!r}: template {self.template!r} holds {{text}} {self.template.count('{text}')} times; "
                 "write it exactly once, where the example's text goes."
+            )
+        if not self.label_words:
+            raise TaskError(
+                f"task {self.name!r} has no label words, so it is one of generation, which is out of scope: give one "
+                "word for each class."
             )
         if len(self.label_words) < 2 or len(set(self.label_words)) < len(self.label_words):
             raise TaskError(
@@ -134,6 +140,11 @@ AGNEWS = Task(
 )
 EMO = Task("emo", "Dialogue: {text}\nEmotion:", (" Others", " Happy", " Sad", " Angry"))  # no working hub id
 
+_GENERATION = re.compile(
+    r"generat|translat|summari|gsm8k|math(_?500)?$|humaneval|mbpp|squad|trivia_?qa|natural_?questions|hotpot|"
+    r"xsum|cnn_?dailymail|samsum|wmt\d|flores|truthful_?qa|lambada|perplexity|wikitext"
+)  # names of what is answered by free text
+
 TASKS = {task.name: task for task in (SST2, TREC, AGNEWS, EMO)}
 
 
@@ -166,6 +177,7 @@ def _named(name: str) -> Task:
     if path.suffix.lower() not in task_files.SUFFIXES:
         if path.is_file() or path.name != name:
             raise TaskError(f"task {name!r} is neither a name ({', '.join(TASKS)}) nor a .yaml file; give one of them.")
+        refuse_generation(name, "task")
         raise TaskError(f"no task {name!r}{suggestion(name, TASKS)} Tasks: {', '.join(TASKS)}, or a .yaml file.")
     path = task_files.path_of(name)
     given = task_files.read(path)
@@ -181,6 +193,20 @@ def _named(name: str) -> Task:
 def _check_label_token(label_token: str) -> None:
     if label_token not in get_args(LabelToken):
         raise TaskError(f"label_token={label_token!r}: it may be 'task', 'only' or 'first'.")
+
+
+def refuse_generation(name: str, what: str) -> None:
+    """Say of a name that stands for free generation that it is out of scope, rather than that it is not known.
+
+    Raises:
+        TaskError: for such a name.
+    """
+    if _GENERATION.search(name.lower()):
+        raise TaskError(
+            f"{what} {name!r} asks for text that is generated, which is out of scope: label words are what is analysed "
+            "here, so a task is a classification with one word for each class. Choose one with classes, such as "
+            f"{', '.join(TASKS)}."
+        )
 
 
 def with_words(task: Task, label_words: str) -> Task:

@@ -37,7 +37,8 @@ ALLOWED = {
     "store": set(),
     "gathering": {"store"},
     "metrics": set(),
-    "figures.__init__": {"figures.*"},
+    "browser": set(),
+    "figures.__init__": {"figures.*", "browser"},
     "figures.style": set(),
     "figures.marks": {"figures.*"},
     "figures.flow": {"figures.*"},
@@ -78,6 +79,8 @@ ALLOWED = {
     "analyses.reweighting.lessons": ANALYSIS | {"drafts"},  # it brings drafts of three kinds together
     "parameters": {"preflight", "formats", "rows", "spreading", "tasks"},
     "dryrun": {"parameters", "planner.*", "preflight", "room", "rows", "spreading", "store", "tasks"},
+    "doctor": {"browser", "folders", "hub", "planner.*", "preflight", "room", "rows", "tasks"},
+    "needs": {"doctor", "dryrun", "parameters", "room", "rows", "tasks"},
     "warm.__init__": {"warm.*"},
     "warm.engine": {"warm.*"},
     "warm.inside": {"__init__", "warm.*", "figures.*", "models.*"},

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from anchorlens import tasks
+from anchorlens import parameters, tasks
 from anchorlens.tasks import AGNEWS, EMO, SST2, TASKS, TREC, Task, TaskError
 
 PAPER = {  # appendix A, table 4, and the released wrapper: template and label words in class order
@@ -177,3 +177,27 @@ def test_random_words_are_drawn_from_the_tasks_own_and_on_the_toy_from_all_sixte
     pool = tasks.word_pool(SST2, toy=True)
     assert len(pool) == len(set(pool)) == 16
     assert set(pool) == {word for _, words in PAPER.values() for word in words}
+
+
+@pytest.mark.parametrize(
+    "name", ["gsm8k", "xsum", "wmt14", "openai_humaneval", "summarization", "triviaqa", "squad_v2"]
+)
+def test_a_task_that_is_answered_by_free_text_is_out_of_scope_and_says_so(name):
+    with pytest.raises(TaskError, match=rf"task '{name}' asks for text that is generated, which is out of scope"):
+        tasks.get(name)
+
+
+def test_a_task_without_label_words_is_out_of_scope():
+    with pytest.raises(TaskError, match=r"task 'x' has no label words, so it is one of generation"):
+        tasks.Task("x", "{text}", ())
+
+
+@pytest.mark.parametrize("name", ["sst3", "emotion", "mr", "math_topics"])
+def test_any_other_unknown_task_is_simply_unknown(name):
+    with pytest.raises(TaskError, match=f"no task '{name}'"):
+        tasks.get(name)
+
+
+def test_a_notebook_of_generation_is_out_of_scope():
+    with pytest.raises(TaskError, match="notebook '4_generation' asks for text that is generated"):
+        parameters.find("4_generation")

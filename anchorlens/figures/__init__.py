@@ -2,7 +2,6 @@
 
 import base64
 import json
-import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from anchorlens.browser import has_browser
 from anchorlens.figures.confusions import agreement, confusion, confusion_sweep
 from anchorlens.figures.costs import cost
 from anchorlens.figures.deep import extraction
@@ -38,9 +38,6 @@ __all__ = [
     "save",
     "show",
 ]
-
-_MAC_CHROME = Path("/Applications/Google Chrome.app")
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 def save(figure: go.Figure, folder: Path, name: str) -> list[Path]:
@@ -77,12 +74,3 @@ def show(figure: go.Figure, folder: Path, name: str) -> None:
         if path.suffix == ".png":
             shown["image/png"] = base64.b64encode(path.read_bytes()).decode()
     display(shown, raw=True)
-
-
-def has_browser() -> bool:
-    """Whether figures can be drawn as PNG: kaleido and a Chromium or Chrome are there."""
-    try:
-        import kaleido  # noqa: F401
-    except ImportError:
-        return False
-    return any(shutil.which(name) for name in _BROWSERS) or _MAC_CHROME.exists()

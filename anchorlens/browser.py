@@ -1,0 +1,21 @@
+"""Whether figures can be drawn as PNG, told without drawing one."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+_MAC_CHROME = Path("/Applications/Google Chrome.app")
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def has_browser() -> bool:
+    """Whether figures can be drawn as PNG: kaleido and a Chromium or Chrome are there."""
+    return has_kaleido() and (any(shutil.which(name) for name in _BROWSERS) or _MAC_CHROME.exists())
+
+
+def has_kaleido() -> bool:
+    """Whether the package that lets a browser draw is installed; importing it takes too long to find out."""
+    if "kaleido" in sys.modules:
+        return sys.modules["kaleido"] is not None
+    return importlib.util.find_spec("kaleido") is not None
