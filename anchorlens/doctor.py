@@ -73,16 +73,14 @@ def look(asked: Asked) -> Iterator[Finding]:
     folder = yield from _held(asked)
     if folder is not None:
         yield from _inside(asked, folder)
+    rest = [_token(), _disk("disk", asked.store, LEAST), _browser()]
     waiting.join()
     yield _hub(reachable[0])
     if folder is None:
         yield from _elsewhere(asked, reachable[0])
     with _answered(reachable[0]):
         yield _data(asked, toy=asked.model in preflight.TOYS)
-    token = hub.has_token()
-    yield Finding("hub token", "ok" if token else "missing", "set" if token else "none; gated models alone need one")
-    yield _disk("disk", asked.store, LEAST)
-    yield _browser()
+    yield from rest
 
 
 def _packages() -> Finding:
@@ -254,6 +252,12 @@ def large(asked: Asked) -> bool:
     """Whether the rows are a file too large to be read for a look."""
     path = Path(asked.data).expanduser()
     return path.is_file() and path.stat().st_size > READ
+
+
+def _token() -> Finding:
+    if hub.has_token():
+        return Finding("hub token", "ok", "set")
+    return Finding("hub token", "missing", "none; gated models alone need one")
 
 
 def _disk(what: str, folder: Path, needed: int, by: str = "--store") -> Finding:

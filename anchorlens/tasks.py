@@ -68,15 +68,10 @@ class Task:
                 f"task {self.name!r}: template {self.template!r} holds {{text}} {self.template.count('{text}')} times; "
                 "write it exactly once, where the example's text goes."
             )
-        if not self.label_words:
-            raise TaskError(
-                f"task {self.name!r} has no label words, so it is one of generation, which is out of scope: give one "
-                "word for each class."
-            )
         if len(self.label_words) < 2 or len(set(self.label_words)) < len(self.label_words):
             raise TaskError(
                 f"task {self.name!r}: label words {list(self.label_words)} are not at least two different words; "
-                "give each class a word of its own."
+                "give each class a word of its own (a task without any is generation, which is out of scope)."
             )
         if wrong := {name: label for name, label in self.names.items() if label not in range(len(self.label_words))}:
             raise TaskError(

@@ -188,7 +188,7 @@ def test_a_task_that_is_answered_by_free_text_is_out_of_scope_and_says_so(name):
 
 
 def test_a_task_without_label_words_is_out_of_scope():
-    with pytest.raises(TaskError, match=r"task 'x' has no label words, so it is one of generation"):
+    with pytest.raises(TaskError, match="a task without any is generation, which is out of scope"):
         tasks.Task("x", "{text}", ())
 
 
