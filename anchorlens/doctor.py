@@ -128,7 +128,11 @@ def _refused(what: str, error: Exception) -> Finding:
     said = str(error).replace("\n", ". ")
     found, todo = (_SENTENCES if _SENTENCES.search(said) else _CLAUSES).split(said + ";", maxsplit=1)
     state, code = ("missing", MISSING) if missing else ("problem", BAD_INPUT)
-    return Finding(what, state, found.rstrip(".;"), todo.strip(" .;"), code)
+    return Finding(what, state, found.rstrip(".;"), _begun_small(todo.strip(" .;")), code)
+
+
+def _begun_small(said: str) -> str:
+    return said[:1].lower() + said[1:] if said[1:2].islower() else said
 
 
 def _inside(asked: Asked, folder: Path) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ import pytest
 from test_hub import COMMIT, Asking, asking, silent  # noqa: F401 - asking is a fixture
 from typer.testing import CliRunner
 
-from anchorlens import browser, cli, doctor, dryrun, parameters, room
+from anchorlens import browser, cli, doctor, dryrun, hub, parameters, room
 from anchorlens.doctor import Asked, Finding, exit_code, look
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -50,35 +50,40 @@ def told(*arguments: str, code: int = 0) -> dict:
 
 
 def command(*arguments: str, **environment: str) -> tuple[str, int, float, float]:
-    """What the command prints in a process of its own, its exit code, seconds to its first table, and in all."""
+    """What ``anchorlens doctor`` prints in a process of its own, its exit code, and the time to its first table's end.
+
+    Seconds of the clock, and of the processor: others may be using the machine.
+    """
     code = (
-        "import sys\nfrom anchorlens.cli import main\ntry:\n    main()\nfinally:\n"
+        "import builtins, sys, time\nfrom anchorlens.cli import main\nold = print\n"
+        "def print(*said, **how):\n    old(*said, **how)\n"
+        "    if ' browser ' in said[0]:\n        old('processor', time.process_time(), flush=True)\n"
+        "builtins.print = print\n"
+        "try:\n    main()\nfinally:\n"
         "    print('imported', sorted({'torch', 'transformers', 'transformer_lens'} & set(sys.modules)))"
     )
-    started, first, lines = time.monotonic(), 0.0, []
+    started, wall, processor, lines = time.monotonic(), 0.0, 0.0, []
     words = [sys.executable, "-u", "-c", code, "doctor", *arguments]
     process = subprocess.Popen(words, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
-        lines.append(line)
-        if " browser " in line:
-            first = time.monotonic() - started
-    return "".join(lines), process.wait(), first, time.monotonic() - started
+        if line.startswith("processor"):
+            wall, processor = time.monotonic() - started, float(line.split()[1])
+        else:
+            lines.append(line)
+    return "".join(lines), process.wait(), wall, processor
 
 
 @pytest.mark.parametrize("model", ["toy", "gpt2-xl"])
 def test_with_a_hub_that_never_answers_it_is_told_within_two_seconds_and_without_torch(model, tmp_path):
     with silent() as address:
         environment = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
-        for _ in range(3):  # others may be using the machine
-            said, code, first, whole = command("--model", model, **environment)
-            if first < 2:
-                break
+        said, code, wall, processor = command("--model", model, **environment)
     assert code == (0 if model == "toy" else 3)
     assert f"{address} does not answer within 1.2 s" in said
     assert said.splitlines()[-1] == "imported []"
-    assert first < 2, said
-    assert (whole > first) is True
+    assert processor + hub.PATIENCE < 2, "as on a machine that nobody else uses"
+    assert hub.PATIENCE < wall < 6, "and it waits once"
     assert ("TOO LARGE" in said or "fits" in said) is (model == "toy")
 
 
@@ -122,13 +127,13 @@ def test_rows_are_counted_by_class(data):
         ({"task": "sst3"}, "data", "no task 'sst3'", "did you mean 'sst2'?", 2),
         ({"data": "none.csv"}, "data", "none.csv: no such file", "give a .csv", 3),
         ({"data": "one.csv"}, "data", "one.csv: 1 rows (Negative 1, Positive 0)", "give rows of Positive", 2),
-        ({"data": "bad.csv"}, "data", "bad.csv, line 2: label 'x' is no class of task 'sst2'", "Use the number", 2),
-        ({"model": "./nowhere"}, "model", "found nothing there", "Give such a folder", 3),
+        ({"data": "bad.csv"}, "data", "bad.csv, line 2: label 'x' is no class of task 'sst2'", "use the number", 2),
+        ({"model": "./nowhere"}, "model", "found nothing there", "give such a folder", 3),
         ({"model": "gpt2--xl"}, "model", "cannot be a hub id", "", 2),
-        ({"model": "two words"}, "model", "found nothing there", "Give such a folder", 3),
+        ({"model": "two words"}, "model", "found nothing there", "give such a folder", 3),
         ({"revision": "v1"}, "model", "model 'toy' is not from the hub and has none", "leave it empty", 2),
-        ({"model": "owner/name"}, "weights", "the hub cannot be reached", "Connect to the network", 3),
-        ({"model": "owner/name", "revision": "v7"}, "weights", "at revision 'v7' is not on this machine", "Conn", 3),
+        ({"model": "owner/name"}, "weights", "the hub cannot be reached", "connect to the network", 3),
+        ({"model": "owner/name", "revision": "v7"}, "weights", "at revision 'v7' is not on this machine", "conn", 3),
         ({"model": "empty"}, "architecture", "the folder has no config.json", "give a folder", 2),
         ({"store": Path("one.csv")}, "disk", "one.csv cannot be written into", "name another folder with --store", 2),
     ],
