@@ -179,8 +179,7 @@ def class_of(label: object, task: Task, *, where: str, hint: str = "") -> int:
     classes (``formats.Named``).
     """
     words = [word.strip() for word in task.label_words]
-    whole = isinstance(label, Integral) and not isinstance(label, bool)
-    said = str(label).strip() if whole or isinstance(label, str) else None
+    said = str(label).strip() if isinstance(label, str | Integral) else None  # a flag is "True" or "False"
     if said is not None:
         named, worded = task.names.get(said), words.index(said) if said in words else None
         if named is not None and worded not in (None, named):
