@@ -125,7 +125,7 @@ def test_rows_are_counted_by_class(data):
     ("changes", "what", "said", "todo", "code"),
     [
         ({"task": "sst3"}, "data", "no task 'sst3'", "did you mean 'sst2'?", 2),
-        ({"data": "none.csv"}, "data", "none.csv: no such file", "give a .csv", 3),
+        ({"data": "none.csv"}, "data", "none.csv: no such file", "Give a .csv", 3),
         ({"data": "one.csv"}, "data", "one.csv: 1 rows (Negative 1, Positive 0)", "give rows of Positive", 2),
         ({"data": "bad.csv"}, "data", "bad.csv, line 2: label 'x' is no class of task 'sst2'", "use the number", 2),
         ({"model": "./nowhere"}, "model", "found nothing there", "give such a folder", 3),
