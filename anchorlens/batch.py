@@ -163,12 +163,14 @@ class Session(Gathering):
         """Store one table, checked against its analysis' COLUMNS."""
         self.target.write(frame, columns, name)
 
-    def finish(self, *, left_out: int = 0) -> Path:
-        """Complete the run, and say where it is (under a runner: will be); ``left_out`` counts prompts too long.
+    def finish(self, *, left_out: int = 0, start: str = "") -> Path:
+        """Complete the run, and say where it is (under a runner: will be).
 
-        The manifest also says how many parts came from an earlier try.
+        The manifest says how many prompts were ``left_out`` as too long, with what they ``start``, and how many parts
+        came from an earlier try.
         """
-        (self.folder / _NOTES).write_text(json.dumps({"left_out": left_out, "resumed": self.resumed}))
+        notes = {"left_out": left_out, "resumed": self.resumed, **({"start": start} if start else {})}
+        (self.folder / _NOTES).write_text(json.dumps(notes))
         if self.made_of is not None:
             self.target.finish(_manifest(self.target, self.made_of, self.values, self.started))
             self.claim.close()

@@ -18,10 +18,11 @@ class Batch:
     """Right-padded prompts with equally many demonstrations and classes.
 
     Right padding needs no attention mask: under causal attention a later pad cannot reach an earlier position, and
-    answers are read at ``target``. ``gold`` is -1 where it is not known.
+    answers are read at ``target``. ``gold`` is -1 where it is not known; ``start`` counts start tokens, in front.
     """
 
     tokens: Int[Tensor, "batch pos"]
+    start: Int[Tensor, " batch"]
     anchors: Int[Tensor, "batch demo"]
     anchor_classes: Int[Tensor, "batch demo"]
     target: Int[Tensor, " batch"]
@@ -51,6 +52,7 @@ def collate(prompts: Sequence[Prompt], pad: int = 0) -> Batch:
     width = max(len(prompt.ids) for prompt in prompts)
     return Batch(
         tokens=torch.tensor([[*prompt.ids, *[pad] * (width - len(prompt.ids))] for prompt in prompts]),
+        start=torch.tensor([prompt.roles.count(Role.START) for prompt in prompts]),
         anchors=torch.tensor([prompt.anchors for prompt in prompts], dtype=torch.int64),
         anchor_classes=torch.tensor([prompt.anchor_classes for prompt in prompts], dtype=torch.int64),
         target=torch.tensor([prompt.target for prompt in prompts]),

@@ -22,11 +22,12 @@ RESERVED = "folder"  # the parameter by which a runner tells the notebook where 
 _COLUMNS = ("text_column", "label_column")
 _MODEL = ("model", "backend", "revision", "remote_code")
 _SOURCES = (*_MODEL, "task", "data", "pool", *_COLUMNS, "prompts", "train_prompts")
-_DRAWS = ("shots", "seeds", "limit", "label_words", "label_token", "as_published", "too_long")
+_DRAWS = ("shots", "seeds", "limit", "label_words", "label_token", "bos", "as_published", "too_long")
 _MACHINE = ("device", "dtype", "n_devices", "batch_tokens")
 STANDARD = frozenset((*_SOURCES, *_DRAWS, *_MACHINE))  # what every notebook declares
 CHOICES = {
     "too_long": ("error", "skip"),
+    "bos": ("auto", "yes", "no"),
     "heads": ("sum", "each"),
     "demonstrations": ("fresh", "shared"),
     "mask": ("before", "after"),

@@ -1,8 +1,9 @@
 """In-context prompts in which the role of every token is known by construction, not by search.
 
 A prompt is written piece by piece (template, text, label word); each piece notes the characters it covers, and the
-tokenizer's own offsets turn characters into tokens. Label words that occur inside a text are text. Nothing here runs a
-model.
+tokenizer's own offsets turn characters into tokens. Label words that occur inside a text are text. A start token, where
+the model was trained with one, is a token for the model and nothing to the paper: neither template nor word. Nothing
+here runs a model.
 """
 
 from collections import Counter
@@ -14,6 +15,9 @@ from typing import Any, Literal
 
 from anchorlens.drafts import Draft
 from anchorlens.tasks import Task
+from anchorlens.tokenizing import PromptError as PromptError  # what every other module takes from here
+from anchorlens.tokenizing import Start, check_apart, check_fast, start_of, tokenise
+from anchorlens.tokenizing import tokens_in as tokens_in
 
 
 class Role(IntEnum):
@@ -24,10 +28,7 @@ class Role(IntEnum):
     LABEL = 2  # further tokens of a label word, after its anchor
     ANCHOR = 3
     TARGET = 4
-
-
-class PromptError(ValueError):
-    """A prompt that cannot be analysed as asked."""
+    START = 5  # put before the text, not part of it
 
 
 class TooLongError(PromptError):
@@ -45,7 +46,7 @@ class Prompt:
     """A tokenised prompt; positions count tokens from 0, demonstrations in prompt order, classes from 0.
 
     Attributes:
-        text: all of it, as the model reads it (no start token).
+        text: all of it, as the model reads it after the start token.
         ids: token ids.
         roles: what each token is.
         parts: to which demonstration each token belongs, its closing separator included; the query has the last number.
@@ -107,41 +108,26 @@ def write(draft: Draft) -> tuple[str, list[Piece]]:
     return text, pieces
 
 
-def tokens_in(start: int, end: int, offsets: Sequence[tuple[int, int]]) -> range:
-    """The run of tokens that covers characters [start, end).
-
-    Raises:
-        PromptError: if no token does, or if a token reaches beyond them.
-    """
-    hit = [i for i, (a, b) in enumerate(offsets) if a < end and start < b]
-    if not hit or offsets[hit[0]][0] < start or offsets[hit[-1]][1] > end:
-        found = f"tokens {hit[0]}..{hit[-1]} with offsets {[offsets[i] for i in hit]}" if hit else "no token"
-        raise PromptError(
-            f"characters {start}..{end} are not whole tokens: they fall in {found}. "
-            "Change the template so that the tokenizer separates the label word from its neighbours."
-        )
-    return range(hit[0], hit[-1] + 1)
-
-
 @dataclass
 class Encoder:
     """Turns drafts into prompts with one tokenizer; remembers the token of each label word.
 
     Args:
-        tokenizer: a fast Hugging Face tokenizer (offsets are needed); no start token is added, as in the paper.
-        n_ctx: the longest prompt that the model can read.
+        tokenizer: a fast Hugging Face tokenizer (offsets are needed).
+        n_ctx: the longest prompt that the model can read, start token included.
+        bos: whether prompts begin with a start token: "auto" (where the tokenizer adds one), "yes" or "no"; what came
+            of it is ``start``, and ``start.said`` tells it.
     """
 
     tokenizer: Any
     n_ctx: int
+    bos: str = "auto"
+    start: Start = field(init=False)
     _label_tokens: dict[tuple[str, str, str, str], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not getattr(self.tokenizer, "is_fast", False):
-            raise PromptError(
-                f"tokenizer {type(self.tokenizer).__name__} gives no character offsets; "
-                "load the fast one (it needs tokenizer.json in the model's folder)."
-            )
+        check_fast(self.tokenizer)
+        self.start = start_of(self.tokenizer, self.bos)
 
     def __call__(self, draft: Draft) -> Prompt:
         """Tokenise one draft.
@@ -151,7 +137,7 @@ class Encoder:
                 token, words that the tokenizer does not know, or a prompt longer than ``n_ctx``.
         """
         text, pieces = write(draft)
-        ids, offsets = self._tokenise(text)
+        ids, offsets = tokenise(self.tokenizer, text, draft.name)
         unknown = [text[a:b].strip() for token, (a, b) in zip(ids, offsets, strict=True) if self._is_unknown(token)]
         if unknown:
             raise PromptError(
@@ -160,12 +146,16 @@ class Encoder:
             )
         ends = iter(pieces)
         piece, roles, parts = next(ends), [], []
-        for a, b in offsets:
-            last = max(a, b - 1)  # some tokenizers have tokens of no characters
-            while last >= piece.end and piece.end < len(text):
+        for _, b in offsets:  # where a token ends is right even where its blanks are not counted
+            while b > piece.end and piece.end < len(text):
                 piece = next(ends)
             roles.append(piece.role)
             parts.append(piece.part)
+        if not parts or parts[-1] < len(draft.demonstrations):
+            raise PromptError(
+                f"{draft.name}: no token of {text!r} belongs to the query, so there is nowhere to predict an answer. "
+                "Give it a text, or the template words that the tokenizer does not drop."
+            )
         anchors = []
         for piece in pieces:
             if piece.role is Role.ANCHOR:
@@ -175,6 +165,9 @@ class Encoder:
                 for position in run[1:]:
                     roles[position] = Role.LABEL
         roles[-1] = Role.TARGET
+        n = len(self.start.ids)
+        ids, roles = [*self.start.ids, *ids], [*[Role.START] * n, *roles]
+        parts, anchors = [*[0] * n, *parts], [n + position for position in anchors]
         labels = self._labels(draft.task)
         classes = tuple(example.label for example in draft.demonstrations if example.label is not None)
         for position, label in zip(anchors, classes, strict=True):
@@ -234,21 +227,14 @@ class Encoder:
         fitting = sum(total <= room for total in accumulate(demonstrations))
         return f"the first {fitting} of its {len(demonstrations)} demonstrations would fit with its query"
 
-    def _tokenise(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        encoded = self.tokenizer(
-            text,
-            return_offsets_mapping=True,
-            add_special_tokens=False,
-            split_special_tokens=True,  # a text that spells a special token is still text
-            verbose=False,
-        )
-        return encoded["input_ids"], encoded["offset_mapping"]
-
     def _is_unknown(self, token: int) -> bool:
         return token == self.tokenizer.unk_token_id
 
     def _label_run(self, task: Task, text: str, piece: Piece, ids, offsets, where: str) -> range:
-        run = tokens_in(piece.start, piece.end, offsets)
+        try:
+            run = tokens_in(piece.start, piece.end, offsets)
+        except PromptError as error:
+            raise PromptError(f"{where}: label word {text[piece.start : piece.end]!r}: {error}") from None
         if len(run) > 1 and task.label_token == "only":
             words = [text[a:b] for a, b in offsets[run.start : run.stop]]
             raise PromptError(
@@ -274,9 +260,11 @@ class Encoder:
         if key not in self._label_tokens:
             context = task.context("")
             text = context + word + task.separator
-            ids, offsets = self._tokenise(text)
+            where = f"task {task.name!r}, label word {word!r}"
+            ids, offsets = tokenise(self.tokenizer, text, where)
             piece = Piece(len(context), len(context) + len(word), Role.ANCHOR, 0)
             run = self._label_run(task, text, piece, ids, offsets, f"task {task.name!r}")
+            check_apart(ids[: run.start], tokenise(self.tokenizer, context, where)[0], where)
             if self._is_unknown(ids[run.start]):
                 raise PromptError(
                     f"task {task.name!r}: label word {word!r} is unknown to the tokenizer; choose another."

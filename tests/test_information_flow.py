@@ -26,11 +26,19 @@ RELEASED = json.loads((FIXTURES / "saliency.json").read_text())
 CASES = [case for entry in RELEASED.values() for case in entry["cases"]]
 
 
-def hand_batch(anchors: list[int], target: int, width: int) -> Batch:
+def hand_batch(anchors: list[int], target: int, width: int, start: int = 0) -> Batch:
     one = torch.zeros(1, dtype=torch.int64)
     where = torch.tensor([anchors])
     return Batch(
-        torch.zeros(1, width, dtype=torch.int64), where, where * 0, one + target, torch.tensor([[0, 1]]), one, one, one
+        tokens=torch.zeros(1, width, dtype=torch.int64),
+        start=one + start,
+        anchors=where,
+        anchor_classes=where * 0,
+        target=one + target,
+        labels=torch.tensor([[0, 1]]),
+        gold=one,
+        example=one,
+        seed=one,
     )
 
 
@@ -58,6 +66,13 @@ def test_the_flow_between_two_label_words_counts_as_gathering():
     cells = flow.pairs(hand_batch([1, 2], 3, 4))
     found = {name: cell[0].nonzero().tolist() for name, cell in cells.items()}
     assert found == {"S_wp": [[1, 0], [2, 0], [2, 1]], "S_pq": [[3, 1], [3, 2]], "S_ww": [[3, 0]]}
+
+
+def test_a_start_token_is_in_none_of_the_flows():
+    # start token at 0, label word at 2, target at 3: only tokens 1, 2 and 3 count
+    cells = flow.pairs(hand_batch([2], 3, 4, start=1))
+    found = {name: cell[0].nonzero().tolist() for name, cell in cells.items()}
+    assert found == {"S_wp": [[2, 1]], "S_pq": [[3, 2]], "S_ww": [[3, 1]]}
 
 
 def test_every_pair_up_to_the_target_belongs_to_exactly_one_flow(batch):

@@ -33,6 +33,7 @@ EVERYWHERE = {
     "limit": 0,
     "label_words": "auto",
     "label_token": "task",
+    "bos": "auto",
     "device": "auto",
     "dtype": "auto",
     "n_devices": 0,

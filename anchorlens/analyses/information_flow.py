@@ -49,12 +49,14 @@ def pairs(batch: Batch) -> dict[str, Bool[Tensor, "batch query key"]]:
     """Which cells (i, j), j < i <= q, each flow takes its mean over (equations 2 to 4).
 
     S_wp: from any earlier token to a label word, other demonstrations and template included. S_pq: from a label word to
-    the target. S_ww: all the rest, other flow into the target included.
+    the target. S_ww: all the rest, other flow into the target included. A start token is in none of them: the paper's
+    prompts have none, it says nothing, and as the attention sink that it is it would swamp the means.
     """
     pos = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
     is_anchor = (pos[None, :, None] == batch.anchors[:, None, :]).any(-1)  # [batch pos]
     is_target = pos[None] == batch.target[:, None]
-    real = (pos[:, None] > pos[None, :])[None] & (pos[None] <= batch.target[:, None])[:, :, None]  # [batch query key]
+    said = (pos[None] <= batch.target[:, None]) & (pos[None] >= batch.start[:, None])  # [batch pos]
+    real = (pos[:, None] > pos[None, :])[None] & said[:, :, None] & said[:, None, :]  # [batch query key]
     wp = real & is_anchor[:, :, None]
     pq = real & is_target[:, :, None] & is_anchor[:, None, :]
     return {"S_wp": wp, "S_pq": pq, "S_ww": real & ~wp & ~pq}

@@ -34,6 +34,7 @@ ROLES = {
     "LABEL": ("label word, further tokens", "#a6d3ee"),
     "ANCHOR": ("label word (anchor)", "#56B4E9"),
     "TARGET": ("target", "#E69F00"),
+    "START": ("start token", "#f0c7d8"),
 }
 
 
@@ -84,7 +85,7 @@ def saliency_maps(maps: np.ndarray, tokens: Sequence[str], roles: Sequence[str],
 
     ``maps`` [layer query key]; rows take in information, columns give it; the diagonal is left out, as in the three
     flows. Each layer has its own scale, and colours follow the square root, since few cells hold most of the saliency.
-    Label words are marked blue, the target orange.
+    Label words are marked blue, the target orange. What comes from a start token is left out, as in the three flows.
     """
     titles = [f"layer {layer + 1}" for layer in layers]
     figure = make_subplots(cols=len(layers), subplot_titles=titles, horizontal_spacing=0.02, shared_yaxes=True)
@@ -93,9 +94,10 @@ def saliency_maps(maps: np.ndarray, tokens: Sequence[str], roles: Sequence[str],
     ticks = [i for i, role in enumerate(roles) if role in marked]
     said = {i: "target" if roles[i] == "TARGET" else names[i] for i in ticks}
     text = [f'<span style="color:{marked[roles[i]]}"><b>{said[i]}</b></span>' for i in ticks]
+    own = np.array([role != "START" for role in roles])
     hover = [[f"{names[j]} → {names[i]}" for j in range(len(names))] for i in range(len(names))]
     for col, layer in enumerate(layers, start=1):
-        lower = np.where(np.tril(np.ones_like(maps[layer], dtype=bool), -1), maps[layer], np.nan)
+        lower = np.where(np.tril(np.ones_like(maps[layer], dtype=bool), -1) & own, maps[layer], np.nan)
         heat = go.Heatmap(
             z=np.sqrt(lower / (np.nanmax(lower) or 1)),
             customdata=lower,

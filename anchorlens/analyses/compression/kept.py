@@ -10,9 +10,9 @@ from anchorlens.batching import Group
 from anchorlens.prompts import PromptError, Role
 
 ROLES = {
-    "hidden_anchor": {Role.TEMPLATE, Role.ANCHOR, Role.LABEL},
-    "format_only": {Role.TEMPLATE},
-    "label_only": {Role.ANCHOR, Role.LABEL},
+    "hidden_anchor": {Role.START, Role.TEMPLATE, Role.ANCHOR, Role.LABEL},
+    "format_only": {Role.START, Role.TEMPLATE},
+    "label_only": {Role.START, Role.ANCHOR, Role.LABEL},
 }
 
 
@@ -20,7 +20,8 @@ def by_role(group: Group, arm: str, *, as_published: bool = False) -> Int[Tensor
     """Positions of the demonstrations' tokens that an arm of ``ROLES`` keeps, the newline before the query included.
 
     hidden_anchor: template and label words with all their tokens, as in the paper. format_only: the template alone.
-    label_only: label words alone.
+    label_only: label words alone. A start token stays with all of them: a model that was trained with one leaves there
+    the attention that has nowhere else to go.
 
     Source:
         The released code looks for token patterns (the template's words, alone and with label words) instead, so it
@@ -101,7 +102,7 @@ def _patterns(group: Group) -> list[list[int]]:
     """
     ids, found = group.tokens[0].tolist(), []
     for part in sorted(set(group.parts)):
-        own = [position for position, each in enumerate(group.parts) if each == part]
+        own = [p for p, each in enumerate(group.parts) if each == part and group.roles[p] is not Role.START]
         text = [position for position in own if group.roles[position] is Role.TEXT]
         label = [position for position in own if group.roles[position] in ROLES["label_only"]]
         if text:

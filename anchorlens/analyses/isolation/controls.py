@@ -10,26 +10,28 @@ from anchorlens.batching import Group
 from anchorlens.hooks import SettingError
 from anchorlens.prompts import Role
 
+_NEVER = (Role.START, Role.ANCHOR, Role.LABEL)
+
 
 def seeded(group: Group) -> Int[Tensor, " row"]:
     """As many tokens of the demonstrations as there are label words, none of them of a label word; ascending.
 
     The same in all settings and for all prompts of the group, drawn by its seed. The first token of the prompt, which
-    has nothing to be cut off from, is never drawn.
+    has nothing to be cut off from, is never drawn, nor is a start token.
 
     Raises:
         ValueError: if there are too few tokens.
     """
-    free = [p for p, role in enumerate(group.roles) if p > 0 and role not in (Role.ANCHOR, Role.LABEL)]
+    free = [p for p, role in enumerate(group.roles) if p > 0 and role not in _NEVER]
     return _drawn(free, len(group.anchors), group.chance("control"), "the demonstrations have")
 
 
 def published(group: Group, n_layers: int, setting: Hashable) -> dict[int, Int[Tensor, "layer row"]]:
     """The released code's control, by example: new positions for every setting, prompt and layer.
 
-    Drawn from all positions before the last token but one, the query included, and the anchors excluded; the further
-    tokens of label words, and the first token, whose isolation changes nothing, may be among them. The released code
-    draws without a seed; here ``setting`` and the group's seed fix the draw.
+    Drawn from all positions before the last token but one, the query included, the anchors and a start token excluded;
+    the further tokens of label words, and the first word, whose isolation changes nothing, may be among them. The
+    released code draws without a seed; here ``setting`` and the group's seed fix the draw.
 
     Raises:
         ValueError: if a prompt has too few tokens.
@@ -37,7 +39,8 @@ def published(group: Group, n_layers: int, setting: Hashable) -> dict[int, Int[T
     rows = {}
     for prompt in group.prompts:
         chance = group.chance("published control", prompt.example, setting)
-        free = [p for p in range(prompt.target - 1) if p not in prompt.anchors]
+        first = prompt.roles.count(Role.START)
+        free = [p for p in range(first, prompt.target - 1) if p not in prompt.anchors]
         where = f"example {prompt.example} has"
         rows[prompt.example] = torch.stack(
             [_drawn(free, len(prompt.anchors), chance, where) for _ in range(n_layers)]  # [layer row]
