@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from anchorlens.prompts import Prompt, PromptError, Role
+from anchorlens.scoring import Scoring
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +19,9 @@ class Batch:
     """Right-padded prompts with equally many demonstrations and classes.
 
     Right padding needs no attention mask: under causal attention a later pad cannot reach an earlier position, and
-    answers are read at ``target``. ``gold`` is -1 where it is not known; ``start`` counts start tokens, in front.
+    answers are read at ``target``. ``gold`` is -1 where it is not known; ``start`` counts start tokens, in front;
+    ``demo`` tells which demonstration's label word a token stands for (-1: none); ``words`` are all tokens that stand
+    for each class's label word, filled up with -1.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -30,26 +33,49 @@ class Batch:
     gold: Int[Tensor, " batch"]
     example: Int[Tensor, " batch"]
     seed: Int[Tensor, " batch"]
+    demo: Int[Tensor, "batch pos"]
+    words: Int[Tensor, "batch label token"]
+
+    @cached_property
+    def scoring(self) -> Scoring:
+        """How label words are scored; those of several tokens are the same for all prompts."""
+        return Scoring.of(self.words[0])
 
     def to(self, device: str | torch.device) -> "Batch":
         """The same batch on ``device``."""
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+        return Batch(**{name: value.to(device) for name, value in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def without(self, examples: Iterable[int]) -> "Batch | None":
         """The batch without some prompts; None if none is left."""
         left_out = set(examples)
         kept = torch.tensor([example not in left_out for example in self.example.tolist()], device=self.example.device)
-        return replace(self, **{name: value[kept] for name, value in vars(self).items()}) if kept.any() else None
+        return Batch(**{name: value[kept] for name, value in self._tensors().items()}) if kept.any() else None
 
     def halves(self) -> "tuple[Batch, ...]":
         """The batch in two, each padded no wider than it needs; none for a single prompt."""
-        parts = [{name: value[rows] for name, value in vars(self).items()} for rows in _halved(len(self.target))]
-        return tuple(Batch(**{**part, "tokens": part["tokens"][:, : int(part["target"].max()) + 1]}) for part in parts)
+        parts = [{name: value[rows] for name, value in self._tensors().items()} for rows in _halved(len(self.target))]
+        for part in parts:
+            part |= {name: part[name][:, : int(part["target"].max()) + 1] for name in ("tokens", "demo")}
+        return tuple(Batch(**part) for part in parts)
 
 
 def collate(prompts: Sequence[Prompt], pad: int = 0) -> Batch:
-    """Pad prompts with token ``pad`` (any will do) into one batch."""
+    """Pad prompts with token ``pad`` (any will do) into one batch.
+
+    Raises:
+        ValueError: for prompts with different label words, where some word has several tokens.
+    """
     width = max(len(prompt.ids) for prompt in prompts)
+    longest = max(len(word) for prompt in prompts for word in prompt.words)
+    if longest > 1 and len({prompt.words for prompt in prompts}) > 1:
+        raise ValueError(
+            f"examples {[prompt.example for prompt in prompts]} have different label words of several tokens: one "
+            "batch has one set of label words. Collate those of each set apart."
+        )
+    demo = [{p: n for n, span in enumerate(prompt.spans) for p in span} for prompt in prompts]
     return Batch(
         tokens=torch.tensor([[*prompt.ids, *[pad] * (width - len(prompt.ids))] for prompt in prompts]),
         start=torch.tensor([prompt.roles.count(Role.START) for prompt in prompts]),
@@ -60,17 +86,23 @@ def collate(prompts: Sequence[Prompt], pad: int = 0) -> Batch:
         gold=torch.tensor([-1 if prompt.gold is None else prompt.gold for prompt in prompts]),
         example=torch.tensor([prompt.example for prompt in prompts]),
         seed=torch.tensor([prompt.seed for prompt in prompts]),
+        demo=torch.tensor([[each.get(position, -1) for position in range(width)] for each in demo]),
+        words=torch.tensor(
+            [[[*word, *[-1] * (longest - len(word))] for word in prompt.words] for prompt in prompts], dtype=torch.int64
+        ),
     )
 
 
 def batches(prompts: Iterable[Prompt], size: Callable[[int], int]) -> list[Batch]:
     """Batches of prompts of similar length, longest first; ``size`` tells how many prompts of a length fit.
 
-    Prompts of other seeds, or with other numbers of demonstrations or classes, never share a batch.
+    Prompts of other seeds, with other numbers of demonstrations or classes, or with other label words of several tokens
+    never share a batch.
     """
-    groups: dict[tuple[int, int, int], list[Prompt]] = defaultdict(list)
+    groups: dict[tuple, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
-        groups[prompt.seed, len(prompt.anchors), len(prompt.labels)].append(prompt)
+        words = prompt.words if prompt.endings else ()
+        groups[prompt.seed, len(prompt.anchors), len(prompt.labels), words].append(prompt)
     made = []
     for group in groups.values():
         group.sort(key=lambda prompt: -len(prompt.ids))  # the sort is stable: equal lengths keep their order
@@ -135,8 +167,23 @@ class Group:
 
     @property
     def anchors(self) -> Int[Tensor, " demo"]:
-        """Position of each demonstration's label word."""
+        """Position of each demonstration's label word, of its first token."""
         return torch.tensor(self.prompts[0].anchors)
+
+    @property
+    def rows(self) -> Int[Tensor, " row"]:
+        """Positions of all tokens that stand for label words: ``anchors``, unless words have several."""
+        return torch.tensor([position for span in self.prompts[0].spans for position in span])
+
+    @property
+    def row_demos(self) -> Int[Tensor, " row"]:
+        """To which demonstration's label word each of ``rows`` belongs."""
+        return torch.tensor([demo for demo, span in enumerate(self.prompts[0].spans) for _ in span])
+
+    @cached_property
+    def scoring(self) -> Scoring:
+        """How label words are scored."""
+        return Scoring(self.prompts[0].words)
 
     @property
     def anchor_classes(self) -> Int[Tensor, " demo"]:
@@ -145,7 +192,7 @@ class Group:
 
     @property
     def labels(self) -> Int[Tensor, " label"]:
-        """Token of each class's label word."""
+        """First token of each class's label word."""
         return torch.tensor(self.prompts[0].labels)
 
     @property
@@ -207,8 +254,8 @@ def groups(prompts: Iterable[Prompt]) -> list[Group]:
                 "needs a label word of its own."
             )
         start = _query_start(prompt)
-        shared = (prompt.ids[:start], prompt.roles[:start], prompt.parts[:start], prompt.anchors, prompt.anchor_classes)
-        found[(prompt.seed, prompt.labels, *shared)].append(prompt)
+        shared = (prompt.ids[:start], prompt.roles[:start], prompt.parts[:start], prompt.spans, prompt.anchor_classes)
+        found[(prompt.seed, prompt.words, *shared)].append(prompt)
     for same in found.values():
         example, count = Counter(prompt.example for prompt in same).most_common(1)[0]
         if count > 1:

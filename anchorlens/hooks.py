@@ -79,43 +79,48 @@ class Isolate:
     """Cut the given rows off from every earlier token (section 2.2: A_l(p, i) = 0 for i < p).
 
     Acts on scores, before the softmax, as the released code does: the row renormalises and attends to itself alone.
-    ``rows`` [batch row] are positions in each prompt.
+    ``rows`` [batch row] are positions in each prompt; ``before`` [batch row], from where on each may still look: the
+    first token of its word, by default itself.
     """
 
     site: ClassVar[Site] = Site.SCORES
     rows: Int[Tensor, "batch row"]
+    before: Int[Tensor, "batch row"] | None = None
 
     def __call__(
         self, scores: Float[Tensor, "batch head query key"], layer: int
     ) -> Float[Tensor, "batch head query key"]:
-        return scores.masked_fill(_earlier(self, self.rows, scores)[:, None], -torch.inf)
+        return scores.masked_fill(_earlier(self, self.rows, self.before, scores)[:, None], -torch.inf)
 
 
 @dataclass(frozen=True, eq=False)
 class Silence:
     """Set A_l(p, i) = 0 for i < p after the softmax: the formula of section 2.2 read literally.
 
-    Unlike ``Isolate``, a row keeps the weight that it had on itself and no longer sums to 1. ``rows`` [batch row].
+    Unlike ``Isolate``, a row keeps the weight that it had on itself and no longer sums to 1. ``rows`` and ``before``
+    [batch row] as there.
     """
 
     site: ClassVar[Site] = Site.PATTERN
     rows: Int[Tensor, "batch row"]
+    before: Int[Tensor, "batch row"] | None = None
 
     def __call__(
         self, pattern: Float[Tensor, "batch head query key"], layer: int
     ) -> Float[Tensor, "batch head query key"]:
-        return pattern.masked_fill(_earlier(self, self.rows, pattern)[:, None], 0.0)
+        return pattern.masked_fill(_earlier(self, self.rows, self.before, pattern)[:, None], 0.0)
 
 
-def _earlier(edit: Edit, rows: Tensor, act: Tensor) -> Bool[Tensor, "batch query key"]:
-    """The cells of the given rows that look at earlier tokens."""
+def _earlier(edit: Edit, rows: Tensor, before: Tensor | None, act: Tensor) -> Bool[Tensor, "batch query key"]:
+    """The cells of the given rows that look at tokens before ``before`` (default: before themselves)."""
     _whole(edit, act)
     _same_batch(edit, rows, act)
     _within(edit, rows, act)
     rows = rows.to(act.device)  # layers may lie on several
     pos = torch.arange(act.shape[-1], device=act.device)
-    is_row = (pos[None, :, None] == rows[:, None, :]).any(-1)  # [batch query]
-    return is_row[:, :, None] & (pos[:, None] > pos[None, :])
+    limit = rows if before is None else before
+    until = rows.new_zeros(len(rows), len(pos)).scatter(1, rows, limit)  # [batch query], 0 where the query is no row
+    return pos < until[:, :, None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,10 @@ from torch import Tensor
 from anchorlens import fitting, planner
 from anchorlens.batching import Batch, Group, Queries, batches
 from anchorlens.fitting import halving as halving  # what analyses run their batches with
-from anchorlens.hooks import Site, capturing
+from anchorlens.hooks import SettingError, Site, capturing
 from anchorlens.models import Lens, Memory, device_of
 from anchorlens.prompts import Prompt
+from anchorlens.scoring import Scoring
 
 Result = TypeVar("Result")
 TOP = 5  # next tokens that word loyalty compares, as in the paper
@@ -49,8 +50,8 @@ Part = TypeVar("Part", bound=Parted)
 class Answers:
     """What a model answers to some queries.
 
-    ``label_logits`` [batch label]; ``top`` [batch k], the ``k`` likeliest next tokens of the whole vocabulary, the
-    likeliest first; ``gold`` is -1 where it is not known.
+    ``label_logits`` [batch label], log-probabilities where label words have several tokens; ``top`` [batch k], the
+    ``k`` likeliest next tokens of the whole vocabulary, the likeliest first; ``gold`` is -1 where it is not known.
     """
 
     example: Int[Tensor, " batch"]
@@ -70,6 +71,9 @@ class Answers:
 def answer(model: Lens, batch: Batch, *, checkpoint: bool | None = False) -> Float[Tensor, "batch label"]:
     """Logits of the label words at each prompt's target; nothing else of the output matrix is computed.
 
+    Label words of several tokens are scored by their log-probabilities, for which each prompt is run in several rows
+    (``batch.scoring``), one after the other, in every activation that an edit or a hook meets.
+
     Args:
         checkpoint: as for ``Lens.at_target``; None: where memory would not do otherwise. Layers are then run anew in
             the backward pass, which belongs inside the blocks of all edits; ``capturing(grad=True)`` gets no gradient.
@@ -77,10 +81,11 @@ def answer(model: Lens, batch: Batch, *, checkpoint: bool | None = False) -> Flo
     Raises:
         NotFiniteError: if a logit is not finite; names the prompts, and the layer where it begins.
     """
+    tokens, target = batch.scoring.whole(batch.tokens, batch.target)
     if checkpoint is None:
-        checkpoint = torch.is_grad_enabled() and fitting.checkpointed(model, *batch.tokens.shape)
-    final = model.at_target(batch.tokens, batch.target, checkpoint=checkpoint)
-    return _finite(model, model.label_logits(final, batch.labels), batch)
+        checkpoint = torch.is_grad_enabled() and fitting.checkpointed(model, *tokens.shape)
+    final = model.at_target(tokens, target, checkpoint=checkpoint)
+    return _finite(model, batch.scoring.scores(model, final, batch.labels), batch)
 
 
 def answers(model: Lens, batch: Batch, top: int = TOP) -> Answers:
@@ -89,10 +94,12 @@ def answers(model: Lens, batch: Batch, top: int = TOP) -> Answers:
     Raises:
         NotFiniteError: as ``answer``.
     """
-    final = model.at_target(batch.tokens, batch.target)
+    scoring = batch.scoring
+    final = model.at_target(*scoring.whole(batch.tokens, batch.target))
     every = model.all_logits(final)
-    logits = _finite(model, model.label_logits(final, batch.labels), batch, every=every)
-    return Answers(batch.example, batch.gold, logits, every.topk(top).indices)
+    logits = model.label_logits(final, batch.labels) if scoring.rows == 1 else scoring.summed(every)
+    every = every[:: scoring.rows]
+    return Answers(batch.example, batch.gold, _finite(model, logits, batch, every=every), every.topk(top).indices)
 
 
 def plan(model: Lens, prompts: Iterable[Prompt], batch_tokens: int = 0) -> list[Batch]:
@@ -102,8 +109,20 @@ def plan(model: Lens, prompts: Iterable[Prompt], batch_tokens: int = 0) -> list[
         batch_tokens: tokens per batch, padding included; 0: from free memory, at most ``planner.ENOUGH``. A fixed
             number gives the same batches, and so the same bits, everywhere.
     """
-    size = fitting.sizing(model, batch_tokens, planner.differentiating)
-    return [batch.to(model.cfg.device) for batch in batches(prompts, size)]
+    size, prompts = fitting.sizing(model, batch_tokens, planner.differentiating), list(prompts)
+    widest = max((Scoring(words) for words in {prompt.words for prompt in prompts}), key=_row_count, default=None)
+    return [batch.to(model.cfg.device) for batch in batches(prompts, _in_rows(size, widest))]
+
+
+def _row_count(scoring: Scoring) -> int:
+    return scoring.rows
+
+
+def _in_rows(size: Callable[[int], int], scoring: Scoring | None) -> Callable[[int], int]:
+    """How many prompts of a length make a batch, each of them run in several rows."""
+    if scoring is None or scoring.rows == 1:
+        return size
+    return lambda length: size(length + scoring.more) // scoring.rows
 
 
 # --- demonstrations once, then queries ---
@@ -147,7 +166,13 @@ def queries(model: Lens, group: Group, batch_tokens: int = 0, *, remembered: boo
     """
     peak = planner.remembering if remembered else planner.reading
     size = fitting.sizing(model, batch_tokens, lambda shape, rows, length, _: peak(shape, rows, length, group.length))
-    made = group.queries(size, padding=model.pads_exactly)
+    if group.scoring.rows > 1 and not model.pads_exactly:
+        raise SettingError(
+            f"label_token=all with label words of several tokens: the positions of {model.kind.name} count the padding "
+            "that beginnings of label words are brought to one length with. Set label_token=first, or choose label "
+            "words of one token (label_words=...)."
+        )
+    made = group.queries(_in_rows(size, group.scoring), padding=model.pads_exactly)
     return [each.to(device_of(model)) for each in made]
 
 
@@ -163,14 +188,19 @@ def respond(
 ) -> Answers:
     """Answers to queries after remembered demonstrations; with ``start`` from the residual stream before that layer.
 
+    What edits and hooks meet, and ``resid``, has the rows of ``group.scoring``, one query after the other; the first of
+    a query's rows ends in its target.
+
     Raises:
         NotFiniteError: if a label logit is not finite; names the prompts, and the layer where it begins.
     """
-    final = model.read(memory, asked.tokens, asked.mask, start=start, resid=resid)
-    labels = group.labels.to(final.device).expand(len(final), -1)
+    scoring = group.scoring
+    final = model.read(memory, *scoring.behind(asked.tokens, asked.mask), start=start, resid=resid)
+    labels = group.labels.to(final.device).expand(len(asked.tokens), -1)
     every = model.all_logits(final)
-    logits = _finite(model, model.label_logits(final, labels), asked, group, every)
-    return Answers(asked.example, asked.gold, logits, every.topk(top).indices)
+    logits = model.label_logits(final, labels) if scoring.rows == 1 else scoring.summed(every)
+    every = every[:: scoring.rows]
+    return Answers(asked.example, asked.gold, _finite(model, logits, asked, group, every), every.topk(top).indices)
 
 
 # --- one-token steps ---
@@ -180,19 +210,30 @@ def respond(
 class Prepared:
     """Queries run up to their last token: what remains is one step of one token each.
 
-    ``memory`` holds demonstrations and queries [batch pos]; ``last`` [batch 1] is the last token of each.
+    ``memory`` holds demonstrations and queries [batch pos]; ``last`` [batch 1] is the last token of each. Where label
+    words have several tokens, all have the rows of ``group.scoring``: ``last`` is followed by beginnings of words,
+    padded on the left, with ``mask`` 0 there; ``targets`` are the columns of the targets.
     """
 
     group: Group
     memory: Memory
-    last: Int[Tensor, "batch 1"]
+    last: Int[Tensor, "row pos"]
+    mask: Int[Tensor, "row pos"]
     gold: Int[Tensor, " batch"]
     example: Int[Tensor, " batch"]
 
     def row(self, index: int) -> "Prepared":
         """One prompt alone, without padding."""
-        one = slice(index, index + 1)
-        return Prepared(self.group, self.memory.row(index), self.last[one], self.gold[one], self.example[one])
+        one, n = slice(index, index + 1), self.group.scoring.rows
+        rows = slice(index * n, index * n + n)
+        memory = self.memory.row(index * n)  # alike for all rows of a prompt
+        return Prepared(self.group, memory, self.last[rows], self.mask[rows], self.gold[one], self.example[one])
+
+    @property
+    def targets(self) -> Int[Tensor, " row"]:
+        """Which column of ``last`` is the target."""
+        scoring = self.group.scoring
+        return (scoring.more - scoring.lengths).repeat(len(self.gold)).to(self.last.device)
 
 
 @torch.no_grad()
@@ -200,17 +241,21 @@ def prepare(model: Lens, group: Group, memory: Memory, asked: Queries) -> Prepar
     """Run all but the last token of each query; what re-weighting changes lies in the last token's row alone."""
     if asked.tokens.shape[1] > 1:
         memory = model.remember(asked.tokens[:, :-1], asked.mask[:, :-1], after=memory)
-    return Prepared(group, memory, asked.tokens[:, -1:], asked.gold, asked.example)
+    if memory.mask.shape[0] > 1:
+        memory = memory.repeated(group.scoring.rows)
+    last, mask = group.scoring.behind(asked.tokens[:, -1:], torch.ones_like(asked.tokens[:, -1:]))
+    return Prepared(group, memory, last, mask, asked.gold, asked.example)
 
 
 def step(model: Lens, prepared: Prepared) -> Float[Tensor, "batch label"]:
     """Label logits from the last token alone, under the edits installed around it; differentiable.
 
-    In the patterns that an edit meets here, the target is row 0 and the columns are those of the memory.
+    In the patterns that an edit meets here, the target's row is ``prepared.targets`` (0, unless label words have
+    several tokens) and the columns are those of the memory.
     """
-    final = model.read(prepared.memory, prepared.last, torch.ones_like(prepared.last))
-    labels = prepared.group.labels.to(final.device).expand(len(final), -1)
-    return _finite(model, model.label_logits(final, labels), prepared, prepared.group)
+    final = model.read(prepared.memory, prepared.last, prepared.mask)
+    labels = prepared.group.labels.to(final.device).expand(len(prepared.gold), -1)
+    return _finite(model, prepared.group.scoring.scores(model, final, labels), prepared, prepared.group)
 
 
 # --- many prompts ---

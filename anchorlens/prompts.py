@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from enum import IntEnum
-from itertools import accumulate
+from itertools import accumulate, combinations
 from typing import Any, Literal
 
 from anchorlens.drafts import Draft
@@ -25,7 +25,7 @@ class Role(IntEnum):
 
     TEXT = 0
     TEMPLATE = 1
-    LABEL = 2  # further tokens of a label word, after its anchor
+    LABEL = 2  # further tokens of a label word, after its first
     ANCHOR = 3
     TARGET = 4
     START = 5  # put before the text, not part of it
@@ -50,12 +50,15 @@ class Prompt:
         ids: token ids.
         roles: what each token is.
         parts: to which demonstration each token belongs, its closing separator included; the query has the last number.
-        anchors: token of each demonstration's label word.
+        anchors: first token of each demonstration's label word.
         anchor_classes: its class.
         target: the last token, where the answer is predicted.
-        labels: token id of each class's label word.
+        labels: first token id of each class's label word.
         gold: the query's class, None where it is not known.
         example, seed: row of the query in its source, and the draw of demonstrations (-1: fixed by a file).
+        longer: of each demonstration, how many tokens after its anchor stand for its label word, too; empty: none, as
+            always with ``label_token`` "only" or "first".
+        endings: of each class, the token ids of its label word after the first, likewise.
     """
 
     text: str
@@ -69,6 +72,20 @@ class Prompt:
     gold: int | None
     example: int
     seed: int
+    longer: tuple[int, ...] = ()
+    endings: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def spans(self) -> tuple[range, ...]:
+        """Of each demonstration, all positions that stand for its label word: the anchor, and what ``longer`` adds."""
+        longer = self.longer or (0,) * len(self.anchors)
+        return tuple(range(first, first + 1 + more) for first, more in zip(self.anchors, longer, strict=True))
+
+    @property
+    def words(self) -> tuple[tuple[int, ...], ...]:
+        """Of each class, the ids of all tokens that stand for its label word."""
+        endings = self.endings or ((),) * len(self.labels)
+        return tuple((first, *ending) for first, ending in zip(self.labels, endings, strict=True))
 
     def pieces(self, tokenizer: Any) -> list[str]:
         """The text of each token."""
@@ -110,7 +127,7 @@ def write(draft: Draft) -> tuple[str, list[Piece]]:
 
 @dataclass
 class Encoder:
-    """Turns drafts into prompts with one tokenizer; remembers the token of each label word.
+    """Turns drafts into prompts with one tokenizer; remembers the tokens of each label word.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer (offsets are needed).
@@ -123,7 +140,7 @@ class Encoder:
     n_ctx: int
     bos: str = "auto"
     start: Start = field(init=False)
-    _label_tokens: dict[tuple[str, str, str, str], int] = field(default_factory=dict)
+    _words: dict[tuple[str, str, str, str], tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fast(self.tokenizer)
@@ -133,8 +150,9 @@ class Encoder:
         """Tokenise one draft.
 
         Raises:
-            PromptError: for a label word of several tokens where the task takes only one, label words that share a
-                token, words that the tokenizer does not know, or a prompt longer than ``n_ctx``.
+            PromptError: for a label word of several tokens where the task takes only one, label words that cannot be
+                told apart by the tokens that stand for them, words that the tokenizer does not know, or a prompt that
+                is, with a label word behind it, longer than ``n_ctx``.
         """
         text, pieces = write(draft)
         ids, offsets = tokenise(self.tokenizer, text, draft.name)
@@ -156,30 +174,34 @@ class Encoder:
                 f"{draft.name}: no token of {text!r} belongs to the query, so there is nowhere to predict an answer. "
                 "Give it a text, or the template words that the tokenizer does not drop."
             )
-        anchors = []
+        spans = []
         for piece in pieces:
             if piece.role is Role.ANCHOR:
                 where = f"{draft.name}, demonstration {piece.part}"
                 run = self._label_run(draft.task, text, piece, ids, offsets, where)
-                anchors.append(run.start)
+                spans.append(run if draft.task.label_token == "all" else run[:1])
                 for position in run[1:]:
                     roles[position] = Role.LABEL
         roles[-1] = Role.TARGET
         n = len(self.start.ids)
         ids, roles = [*self.start.ids, *ids], [*[Role.START] * n, *roles]
-        parts, anchors = [*[0] * n, *parts], [n + position for position in anchors]
-        labels = self._labels(draft.task)
+        parts, spans = [*[0] * n, *parts], [tuple(n + position for position in span) for span in spans]
+        words = self._labels(draft.task)
         classes = tuple(example.label for example in draft.demonstrations if example.label is not None)
-        for position, label in zip(anchors, classes, strict=True):
-            if ids[position] != labels[label]:
+        for span, label in zip(spans, classes, strict=True):
+            if (found := tuple(ids[position] for position in span)) != words[label]:
                 raise PromptError(
-                    f"{draft.name}: label word {draft.task.label_words[label]!r} is token {ids[position]} at "
-                    f"{position} and token {labels[label]} elsewhere. Choose label words that the tokenizer always "
-                    "splits alike."
+                    f"{draft.name}: label word {draft.task.label_words[label]!r} is token {_named(found)} at "
+                    f"{span[0]} and token {_named(words[label])} elsewhere. Choose label words that the tokenizer "
+                    "always splits alike."
                 )
-        if len(ids) > self.n_ctx:
+        several = any(len(word) > 1 for word in words)
+        more = max(map(len, words)) - 1  # of a label word's tokens the last alone is never read
+        if len(ids) + more > self.n_ctx:
+            with_word = f" and {more} of a label word" if more else ""
             raise TooLongError(
-                f"{draft.name}: {len(ids)} tokens where the model reads at most {self.n_ctx}; {self._fitting(parts)}. "
+                f"{draft.name}: {len(ids)} tokens{with_word} where the model reads at most {self.n_ctx}; "
+                f"{self._fitting(parts, more)}. "
                 "Take fewer shots or shorter texts, or leave such prompts out with too_long=skip."
             )
         return Prompt(
@@ -187,13 +209,15 @@ class Encoder:
             ids=tuple(ids),
             roles=tuple(roles),
             parts=tuple(parts),
-            anchors=tuple(anchors),
+            anchors=tuple(span[0] for span in spans),
             anchor_classes=classes,
             target=len(ids) - 1,
-            labels=labels,
+            labels=tuple(word[0] for word in words),
             gold=draft.query.label,
             example=draft.query.row,
             seed=draft.seed,
+            longer=tuple(len(span) - 1 for span in spans) if several else (),
+            endings=tuple(word[1:] for word in words) if several else (),
         )
 
     def one(self, draft: Draft, too_long: Literal["error", "skip"] = "error") -> Prompt | TooLongError:
@@ -217,11 +241,11 @@ class Encoder:
         check_left(made, skipped)
         return made, skipped
 
-    def _fitting(self, parts: Sequence[int]) -> str:
+    def _fitting(self, parts: Sequence[int], more: int) -> str:
         """How much of a prompt that is too long would fit, by the part of each of its tokens."""
         lengths = Counter(parts)
         query, demonstrations = lengths.pop(parts[-1]), [lengths[part] for part in sorted(lengths)]
-        room = self.n_ctx - query
+        room = self.n_ctx - query - more
         if room < 0:
             return f"its query alone is {query} tokens"
         fitting = sum(total <= room for total in accumulate(demonstrations))
@@ -240,24 +264,35 @@ class Encoder:
             raise PromptError(
                 f"{where}: label word {text[piece.start : piece.end]!r} is {len(run)} tokens {words} at "
                 f"{run.start}..{run.stop - 1}. Choose label words of one token (label_words=...), or set "
-                "label_token=first, as the paper does for TREC's Abbreviation."
+                "label_token=first, as the paper does for TREC's Abbreviation, or label_token=all."
             )
         return run
 
-    def _labels(self, task: Task) -> tuple[int, ...]:
-        found = tuple(self._label_token(task, word) for word in task.label_words)
-        for label, token in enumerate(found):
-            if token in found[:label]:
-                pair = [task.label_words[found.index(token)].strip(), task.label_words[label].strip()]
+    def _labels(self, task: Task) -> tuple[tuple[int, ...], ...]:
+        found = tuple(self._word(task, word) for word in task.label_words)
+        names = [word.strip() for word in task.label_words]
+        for a, b in combinations(range(len(found)), 2):
+            shared = min(len(found[a]), len(found[b]))
+            if found[a][:shared] != found[b][:shared]:
+                continue
+            if task.label_token != "all":
                 raise PromptError(
-                    f"task {task.name!r}: label words {pair[0]!r} and {pair[1]!r} begin with the same token {token}, "
-                    "so that token cannot tell them apart. Choose label words that differ in their first token."
+                    f"task {task.name!r}: label words {names[a]!r} and {names[b]!r} begin with the same token "
+                    f"{found[a][0]}, so that token cannot tell them apart. Choose label words that differ in their "
+                    "first token, or set label_token=all."
                 )
+            how = "are the same" if found[a] == found[b] else "begin with the same"
+            raise PromptError(
+                f"task {task.name!r}: label words {names[a]!r} and {names[b]!r} {how} tokens "
+                f"{list(found[a][:shared])}, so that one can never be the less probable. Choose label words of which "
+                "none begins another."
+            )
         return found
 
-    def _label_token(self, task: Task, word: str) -> int:
+    def _word(self, task: Task, word: str) -> tuple[int, ...]:
+        """All tokens that stand for a label word."""
         key = (task.template, task.separator, task.label_token, word)
-        if key not in self._label_tokens:
+        if key not in self._words:
             context = task.context("")
             text = context + word + task.separator
             where = f"task {task.name!r}, label word {word!r}"
@@ -265,9 +300,14 @@ class Encoder:
             piece = Piece(len(context), len(context) + len(word), Role.ANCHOR, 0)
             run = self._label_run(task, text, piece, ids, offsets, f"task {task.name!r}")
             check_apart(ids[: run.start], tokenise(self.tokenizer, context, where)[0], where)
-            if self._is_unknown(ids[run.start]):
+            found = tuple(ids[run.start : run.stop]) if task.label_token == "all" else (ids[run.start],)
+            if any(map(self._is_unknown, found)):
                 raise PromptError(
                     f"task {task.name!r}: label word {word!r} is unknown to the tokenizer; choose another."
                 )
-            self._label_tokens[key] = ids[run.start]
-        return self._label_tokens[key]
+            self._words[key] = found
+        return self._words[key]
+
+
+def _named(tokens: Sequence[int]) -> str:
+    return " ".join(map(str, tokens))

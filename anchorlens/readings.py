@@ -19,11 +19,12 @@ class Readings:
     """A group's answers and what its targets attend to, on the CPU, in the order of ``group.prompts``.
 
     Attributes:
-        attention: A_l(q, p_i) summed over heads [query layer demo].
+        attention: A_l(q, p_i) summed over heads and over all tokens that stand for a label word [query layer demo].
         layers: the layers of ``queries`` and ``keys``.
         queries: query vectors at the target, heads concatenated [query layer width]; after rotation where positions are
             rotary, not divided by the square root of d_head.
-        keys: key vectors at the anchors, likewise [layer demo width]; heads that share a key repeat it.
+        keys: key vectors at the anchors, likewise [layer demo width]; heads that share a key repeat it. Of a label word
+            of several tokens the mean of their keys: what a query's scores of them are on average.
     """
 
     group: Group
@@ -50,20 +51,24 @@ def read(model: Lens, group: Group, *, batch_tokens: int = 0, vectors: Iterable[
     """
     layers, every = tuple(vectors), range(model.cfg.n_layers)
     query_site, key_site = model.attention_sites() if layers else (Site.QUERIES, Site.KEYS)
-    home = device_of(model)  # layers may lie on several devices
-    anchors = group.anchors.to(home)
+    home, each = device_of(model), group.scoring.rows  # layers may lie on several devices; a query's first row is itself
+    tokens, demos, n_demos = group.rows.to(home), group.row_demos.to(home), len(group.anchors)
+    alone = len(tokens) == n_demos
     attention: dict[int, Tensor] = {}
     queries: dict[int, Tensor] = {}
 
     def attended(layer: int, pattern: Float[Tensor, "batch head query key"]) -> None:
-        attention[layer] = pattern[:, :, -1].index_select(-1, anchors.to(pattern.device)).sum(1).to(home)
+        found = pattern[::each, :, -1].index_select(-1, tokens.to(pattern.device)).sum(1).to(home)
+        attention[layer] = found if alone else found.new_zeros(len(found), n_demos).index_add(1, demos, found)
 
     def asked_for(layer: int, every_row: Float[Tensor, "batch query head d_head"]) -> None:
-        queries[layer] = every_row[:, -1].flatten(1).clone().to(home)  # a view would keep every row
+        queries[layer] = every_row[::each, -1].flatten(1).clone().to(home)  # a view would keep every row
 
     with capturing(model, key_site, layers) as kept:
         demonstrated = passes.demonstrate(model, group)
-    keys = [_concatenated(kept[layer][0].to(home)[anchors], model.cfg.n_heads) for layer in layers]
+    keys = [_concatenated(kept[layer][0].to(home)[tokens], model.cfg.n_heads) for layer in layers]
+    if not alone:
+        keys = [torch.stack([key[demos == demo].mean(0) for demo in range(n_demos)]) for key in keys]
 
     def ask(asked: Queries) -> dict[int, list[Tensor]]:
         """What is kept of each query, by example."""
@@ -72,7 +77,7 @@ def read(model: Lens, group: Group, *, batch_tokens: int = 0, vectors: Iterable[
         seen = torch.stack([attention[layer] for layer in every], dim=1)
         kept_queries = [queries[layer] for layer in layers]
         found = torch.stack(kept_queries, dim=1) if layers else seen.new_zeros(len(seen), 0, 0)
-        columns = [each.cpu() for each in (said.gold, said.label_logits, said.top, seen, found)]
+        columns = [part.cpu() for part in (said.gold, said.label_logits, said.top, seen, found)]
         return {example: [column[n] for column in columns] for n, example in enumerate(said.example.tolist())}
 
     rows: dict[int, list[Tensor]] = {}
@@ -80,7 +85,7 @@ def read(model: Lens, group: Group, *, batch_tokens: int = 0, vectors: Iterable[
         rows |= found
     order = [prompt.example for prompt in group.prompts]
     gold, logits, top, seen, found = (torch.stack([rows[example][i] for example in order]) for i in range(5))
-    none = torch.zeros(0, len(anchors), 0, dtype=seen.dtype)
+    none = torch.zeros(0, n_demos, 0, dtype=seen.dtype)
     return Readings(
         group,
         Answers(torch.tensor(order), gold, logits, top),

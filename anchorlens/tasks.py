@@ -12,7 +12,8 @@ from anchorlens.task_files import TaskError, suggestion
 
 __all__ = ["TASKS", "HubRows", "MissingRowsError", "Task", "TaskError", "get", "suggestion", "with_words", "word_pool"]
 
-LabelToken = Literal["only", "first"]
+LabelToken = Literal["only", "first", "all"]
+LABEL_TOKENS = get_args(LabelToken)
 
 
 class MissingRowsError(TaskError):
@@ -41,7 +42,8 @@ class Task:
         template: all that precedes the label word; ``{text}`` stands for the example's text.
         label_words: one word per class, with its leading space, as the model reads it.
         separator: what joins two examples.
-        label_token: "only" refuses a label word of several tokens; "first" lets its first token stand for it.
+        label_token: "only" refuses a label word of several tokens; "first" lets its first token stand for it; "all"
+            takes all of them as one anchor, and their whole log-probability for an answer.
         hub: where rows come from when no file is given.
         names: what the data call the classes, where that is neither a number from 0 nor the label word.
         text, label: columns of files (the hub's are named in ``hub``).
@@ -186,8 +188,8 @@ def _named(name: str) -> Task:
 
 
 def _check_label_token(label_token: str) -> None:
-    if label_token not in get_args(LabelToken):
-        raise TaskError(f"label_token={label_token!r}: it may be 'task', 'only' or 'first'.")
+    if label_token not in LABEL_TOKENS:
+        raise TaskError(f"label_token={label_token!r}: it may be 'task', 'only', 'first' or 'all'.")
 
 
 def refuse_generation(name: str, what: str) -> None:

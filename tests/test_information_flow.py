@@ -26,9 +26,11 @@ RELEASED = json.loads((FIXTURES / "saliency.json").read_text())
 CASES = [case for entry in RELEASED.values() for case in entry["cases"]]
 
 
-def hand_batch(anchors: list[int], target: int, width: int, start: int = 0) -> Batch:
+def hand_batch(anchors: list[int], target: int, width: int, start: int = 0, longer: int = 0) -> Batch:
+    """One prompt; each label word is ``longer`` by so many tokens than one."""
     one = torch.zeros(1, dtype=torch.int64)
     where = torch.tensor([anchors])
+    demo = [next((n for n, a in enumerate(anchors) if a <= p <= a + longer), -1) for p in range(width)]
     return Batch(
         tokens=torch.zeros(1, width, dtype=torch.int64),
         start=one + start,
@@ -39,6 +41,8 @@ def hand_batch(anchors: list[int], target: int, width: int, start: int = 0) -> B
         gold=one,
         example=one,
         seed=one,
+        demo=torch.tensor([demo]),
+        words=torch.tensor([[[0], [1]]]),
     )
 
 

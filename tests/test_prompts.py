@@ -187,7 +187,7 @@ def test_a_label_word_of_several_tokens_is_refused_where_only_one_may_stand_for_
     message = (
         "task 'trec', example 4, seed 42, demonstration 1: label word ' Abbreviation' is 3 tokens "
         "[' Ab', 'bre', 'viation'] at 16..18. Choose label words of one token (label_words=...), or set "
-        "label_token=first, as the paper does for TREC's Abbreviation."
+        "label_token=first, as the paper does for TREC's Abbreviation, or label_token=all."
     )
     with pytest.raises(PromptError, match="^" + re.escape(message) + "$"):
         encode(draft)
@@ -207,7 +207,7 @@ def test_label_words_that_begin_alike_are_refused(encode):
     task = with_words(replace(SST2, label_token="first"), "Abbreviation|Ab")
     message = (
         "task 'sst2': label words 'Abbreviation' and 'Ab' begin with the same token 935, so that token cannot tell "
-        "them apart. Choose label words that differ in their first token."
+        "them apart. Choose label words that differ in their first token, or set label_token=all."
     )
     with pytest.raises(PromptError, match=re.escape(message)):
         encode(Draft(task, (Example("a", 1),), Example("b", 0)))

@@ -73,7 +73,7 @@ def test_only_trec_lets_a_first_token_stand_for_its_label_word():
     }
 
 
-@pytest.mark.parametrize("label_token", ["only", "first"])
+@pytest.mark.parametrize("label_token", ["only", "first", "all"])
 @pytest.mark.parametrize("name", PAPER)
 def test_label_token_overrides_the_tasks_own_and_nothing_else(name, label_token):
     task = tasks.get(name, label_token=label_token)
@@ -87,7 +87,7 @@ def test_label_token_overrides_the_tasks_own_and_nothing_else(name, label_token)
 
 
 def test_an_unknown_label_token_is_refused():
-    with pytest.raises(TaskError, match=r"label_token='last': it may be 'task', 'only' or 'first'\."):
+    with pytest.raises(TaskError, match=r"label_token='last': it may be 'task', 'only', 'first' or 'all'\."):
         tasks.get("sst2", label_token="last")
 
 

@@ -50,13 +50,15 @@ def pairs(batch: Batch) -> dict[str, Bool[Tensor, "batch query key"]]:
 
     S_wp: from any earlier token to a label word, other demonstrations and template included. S_pq: from a label word to
     the target. S_ww: all the rest, other flow into the target included. A start token is in none of them: the paper's
-    prompts have none, it says nothing, and as the attention sink that it is it would swamp the means.
+    prompts have none, it says nothing, and as the attention sink that it is it would swamp the means. Nor is what flows
+    within a label word of several tokens, which is one anchor.
     """
     pos = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-    is_anchor = (pos[None, :, None] == batch.anchors[:, None, :]).any(-1)  # [batch pos]
+    is_anchor = batch.demo >= 0  # [batch pos]
     is_target = pos[None] == batch.target[:, None]
     said = (pos[None] <= batch.target[:, None]) & (pos[None] >= batch.start[:, None])  # [batch pos]
     real = (pos[:, None] > pos[None, :])[None] & said[:, :, None] & said[:, None, :]  # [batch query key]
+    real = real & ~(is_anchor[:, :, None] & (batch.demo[:, :, None] == batch.demo[:, None, :]))  # within one label word
     wp = real & is_anchor[:, :, None]
     pq = real & is_target[:, :, None] & is_anchor[:, None, :]
     return {"S_wp": wp, "S_pq": pq, "S_ww": real & ~wp & ~pq}
@@ -72,15 +74,21 @@ def mean_flows(
 def averaging(batch: Batch, dtype: torch.dtype) -> Float[Tensor, "batch flow query key"]:
     """1 / (number of cells) on the cells of each flow, 0 elsewhere.
 
-    In ``dtype``, but at least float32: half precision cannot count the cells of a long prompt.
+    Tokens of a label word are one row and one column: their cells are summed, and count as one. In ``dtype``, but at
+    least float32: half precision cannot count the cells of a long prompt.
     """
     found = pairs(batch)
     cells = torch.stack([found[flow] for flow in FLOWS], dim=1).to(torch.promote_types(dtype, torch.float32))
-    return cells / cells.sum((-2, -1), keepdim=True).clamp(min=1)
+    first = (batch.demo < 0).scatter(1, batch.anchors, True).to(cells.dtype)  # [batch pos]
+    counted = torch.einsum("bfij,bi,bj->bf", cells, first, first)[:, :, None, None]
+    return cells / counted.clamp(min=1)
 
 
 def saliency_maps(model: Lens, batch: Batch, heads: str = "sum") -> Float[Tensor, "batch layer query key"]:
     """I_l of every layer, whole: for looking at single prompts. ``information_flow`` keeps only means.
+
+    Where label words have several tokens, their log-probabilities are read behind the prompt as well; I_l is still that
+    of the prompt's own cells, which all these readings share, so it is their gradients that are summed.
 
     The loss is the cross-entropy of the gold class over the label words' logits alone, at the target, as in the
     released code. It is summed over the batch, so that each prompt is as if alone.
@@ -240,7 +248,13 @@ def _backward(model: Lens, batch: Batch, heads: str, keep) -> Float[Tensor, "bat
             "could flow to. Give each prompt at least one."
         )
 
+    rows, width = batch.scoring.rows, batch.tokens.shape[1]
+
     def consume(layer: int, pattern: Tensor, grad: Tensor) -> None:
+        if rows > 1:  # the pattern of a prompt is the same in all its rows, up to where a label word follows
+            pattern = pattern[::rows, :, :width, :width]
+            wide = grad[..., :width, :width].to(torch.promote_types(grad.dtype, torch.float32))
+            grad = wide.unflatten(0, (-1, rows)).sum(1)
         keep(layer, saliency(pattern, grad, heads))
 
     with torch.enable_grad(), differentiating(model, Site.PATTERN, range(model.cfg.n_layers), consume):

@@ -39,6 +39,13 @@ class Memory:
             self.shift,
         )
 
+    def repeated(self, times: int) -> "Memory":
+        """Each prompt so many times in a row."""
+        if times == 1:
+            return self
+        keys, values = (tuple(each.repeat_interleave(times, 0) for each in held) for held in (self.keys, self.values))
+        return Memory(keys, values, self.mask.repeat_interleave(times, 0), self.shift)
+
     @property
     def tokens(self) -> int:
         """How many positions it holds, padding included."""

@@ -120,11 +120,14 @@ def _arms(model: Lens, group: Group, memories: dict[str, Memory], size: int) -> 
     prompts = [each.to(device) for each in batches(group.prompts, lambda _: size)]
     asked = [each.to(device) for each in group.queries(lambda _: size, padding=model.pads_exactly)]
 
+    scoring = group.scoring
+
     def whole(batch: Batch) -> object:
-        return model.label_logits(model.at_target(batch.tokens, batch.target), batch.labels)
+        return scoring.scores(model, model.at_target(*scoring.whole(batch.tokens, batch.target)), batch.labels)
 
     def after(memory: Memory, one: Queries) -> object:
-        return model.label_logits(model.read(memory, one.tokens, one.mask), labels.expand(len(one.tokens), -1))
+        final = model.read(memory, *scoring.behind(one.tokens, one.mask))
+        return scoring.scores(model, final, labels.expand(len(one.tokens), -1))
 
     arms: dict[str, Callable[[], object]] = {"icl": lambda: [whole(batch) for batch in prompts]}
     for arm, memory in memories.items():
@@ -154,10 +157,11 @@ def _waiting(device: torch.device) -> Callable[[], object]:
 
 def _ratio(model: Lens, group: Group, prompts: Sequence[Prompt], memory: Memory | None) -> float:
     """Operations of whole prompts over those of the queries after ``memory``."""
-    whole = sum(operations(model.cfg, len(prompt.ids)) for prompt in prompts)
     if memory is None:
         return 1.0
-    return whole / sum(operations(model.cfg, len(prompt.ids) - group.length, memory.tokens) for prompt in prompts)
+    lengths = [len(prompt.ids) + len(each) for prompt in prompts for each in group.scoring.beginnings]
+    whole = sum(operations(model.cfg, length) for length in lengths)
+    return whole / sum(operations(model.cfg, length - group.length, memory.tokens) for length in lengths)
 
 
 def _nbytes(memory: Memory | None) -> int:

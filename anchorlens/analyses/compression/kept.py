@@ -53,9 +53,23 @@ def candidates(group: Group) -> list[list[int]]:
 
 
 def draw(group: Group, number: int) -> list[int]:
-    """Draw ``number`` of one text token for each anchor [demo]; seed, demonstrations and number alone decide."""
-    chance = group.chance("random", number)
-    return [each[int(torch.randint(len(each), (), generator=chance))] for each in candidates(group)]
+    """Draw ``number`` of one text token for each anchor [demo]; seed, demonstrations and number alone decide.
+
+    For a label word of several tokens as many different ones as stand for it; an error where its text has fewer.
+    """
+    chance, drawn = group.chance("random", number), []
+    for demo, (each, span) in enumerate(zip(candidates(group), group.prompts[0].spans, strict=True)):
+        if len(span) == 1:
+            drawn.append(each[int(torch.randint(len(each), (), generator=chance))])
+            continue
+        if len(each) < len(span):
+            raise PromptError(
+                f"demonstration {demo} (seed {group.seed}, before example {group.prompts[0].example}) has {len(each)} "
+                f"text tokens before its label word of {len(span)}, and the random arm replaces each by one. Give "
+                "longer texts, or set label_token=first, or draws=0."
+            )
+        drawn += [each[i] for i in torch.randperm(len(each), generator=chance)[: len(span)].tolist()]
+    return drawn
 
 
 def with_random(
@@ -63,10 +77,10 @@ def with_random(
 ) -> Int[Tensor, " kept"]:
     """What hidden_anchor (or ``anchored``) keeps, with the ``chosen`` positions in place of the anchors.
 
-    Further tokens of a label word stay, as in the released code.
+    Further tokens of a label word stay, as in the released code, unless they stand for it too (``label_token`` "all").
     """
     kept = by_role(group, "hidden_anchor") if anchored is None else anchored
-    anchors = set(group.anchors.tolist())
+    anchors = set(group.rows.tolist())
     return torch.tensor(sorted({*kept.tolist()} - anchors | {*chosen}), dtype=torch.int64)
 
 
@@ -76,7 +90,7 @@ def check_chosen(group: Group, chosen: Sequence[Sequence[int]]) -> None:
     Raises:
         ValueError: names the draw.
     """
-    allowed = candidates(group)
+    allowed = [each for each, span in zip(candidates(group), group.prompts[0].spans, strict=True) for _ in span]
     for number, one in enumerate(chosen):
         if len(one) != len(allowed) or any(each not in among for each, among in zip(one, allowed, strict=True)):
             raise ValueError(

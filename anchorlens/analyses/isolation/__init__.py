@@ -76,7 +76,7 @@ def isolation(
         settings: the layers, from ``settings`` or of your own.
         mask: "before" the softmax, where an isolated row then attends to itself with weight 1, or "after" it, where the
             row keeps the weight it had on itself alone.
-        control: which tokens arm "random" isolates, as many as there are label words: "seeded"
+        control: which tokens arm "random" isolates, as many as stand for label words: "seeded"
             (``controls.seeded``) or "published" (``controls.published``, which takes whole prompts and so far longer).
         top: how many next tokens word loyalty compares.
         batch_tokens: tokens of queries per batch (with the published control, of whole prompts); 0: from free memory.
@@ -87,6 +87,8 @@ def isolation(
         One row per prompt, arm ("label", "random") and setting, columns as in ``COLUMNS``, ordered by example.
         ``predicted`` is the class under the edit, ``predicted_clean`` without it; ``label_loyal``: they are the same;
         ``word_loyalty``: Jaccard overlap of the ``top`` likeliest next tokens, 0 to 1. ``gold`` is -1 where unknown.
+
+    A label word of several tokens is isolated whole: each is cut off from all that precedes the word.
 
     Raises:
         ValueError: for a mask, control, layer, ``top`` or ``rows`` that cannot be, or demonstrations with too few
@@ -101,10 +103,11 @@ def isolation(
         layer reads the isolated rows: expect loyalty 1 at "last" 1.
     """
     _check(model, group, settings, control, rows)
-    arms = {"label": group.anchors}
+    arms = {"label": group.rows}
     if control == "seeded":
         arms["random"] = controls.seeded(group)
-    clean, found = sweep(model, group, settings, arms, mask=mask, top=top, batch_tokens=batch_tokens)
+    before = {"label": group.anchors[group.row_demos]}  # tokens of a label word still see one another
+    clean, found = sweep(model, group, settings, arms, before, mask=mask, top=top, batch_tokens=batch_tokens)
     if control == "published":
         for setting in settings:
             drawn = controls.published(group, model.cfg.n_layers, setting.layers) if rows is None else rows

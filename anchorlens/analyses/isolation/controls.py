@@ -14,7 +14,7 @@ _NEVER = (Role.START, Role.ANCHOR, Role.LABEL)
 
 
 def seeded(group: Group) -> Int[Tensor, " row"]:
-    """As many tokens of the demonstrations as there are label words, none of them of a label word; ascending.
+    """As many tokens of the demonstrations as stand for label words, none of them of a label word; ascending.
 
     The same in all settings and for all prompts of the group, drawn by its seed. The first token of the prompt, which
     has nothing to be cut off from, is never drawn, nor is a start token.
@@ -23,7 +23,7 @@ def seeded(group: Group) -> Int[Tensor, " row"]:
         ValueError: if there are too few tokens.
     """
     free = [p for p, role in enumerate(group.roles) if p > 0 and role not in _NEVER]
-    return _drawn(free, len(group.anchors), group.chance("control"), "the demonstrations have")
+    return _drawn(free, len(group.rows), group.chance("control"), "the demonstrations have")
 
 
 def published(group: Group, n_layers: int, setting: Hashable) -> dict[int, Int[Tensor, "layer row"]]:
@@ -40,10 +40,11 @@ def published(group: Group, n_layers: int, setting: Hashable) -> dict[int, Int[T
     for prompt in group.prompts:
         chance = group.chance("published control", prompt.example, setting)
         first = prompt.roles.count(Role.START)
-        free = [p for p in range(first, prompt.target - 1) if p not in prompt.anchors]
+        isolated = {p for span in prompt.spans for p in span}
+        free = [p for p in range(first, prompt.target - 1) if p not in isolated]
         where = f"example {prompt.example} has"
         rows[prompt.example] = torch.stack(
-            [_drawn(free, len(prompt.anchors), chance, where) for _ in range(n_layers)]  # [layer row]
+            [_drawn(free, len(isolated), chance, where) for _ in range(n_layers)]  # [layer row]
         )
     return rows
 
@@ -51,7 +52,7 @@ def published(group: Group, n_layers: int, setting: Hashable) -> dict[int, Int[T
 def _drawn(free: Sequence[int], count: int, chance: torch.Generator, where: str) -> Int[Tensor, " row"]:
     if len(free) < count:
         raise SettingError(
-            f"{where} {len(free)} tokens that the control may isolate, and it takes {count}, one for each label word: "
-            "give longer demonstrations."
+            f"{where} {len(free)} tokens that the control may isolate, and it takes {count}, one for each token of a "
+            "label word: give longer demonstrations."
         )
     return torch.tensor(free)[torch.randperm(len(free), generator=chance)[:count]].sort().values

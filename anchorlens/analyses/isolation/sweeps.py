@@ -33,6 +33,7 @@ def sweep(
     group: Group,
     settings: Sequence[Setting],
     arms: Mapping[str, Int[Tensor, " row"]],
+    before: Mapping[str, Int[Tensor, " row"]] | None = None,
     *,
     mask: str = "before",
     top: int = TOP,
@@ -46,6 +47,7 @@ def sweep(
 
     Args:
         arms: which rows each arm isolates, by its name; positions in the demonstrations.
+        before: from where on the rows of an arm may still look; from themselves on, for an arm that is not there.
     """
     n_layers, edit = model.cfg.n_layers, _edit(mask)
     check(settings, n_layers)
@@ -57,7 +59,9 @@ def sweep(
     memories: dict[tuple[str, Setting], Memory] = {}
     for arm, rows in arms.items():
         for setting in reaching:
-            with editing(model, edit(rows[None].to(device_of(model))), setting.layers):
+            limit = (before or {}).get(arm, rows)
+            cut = edit(rows[None].to(device_of(model)), limit[None].to(device_of(model)))
+            with editing(model, cut, setting.layers):
                 memories[arm, setting] = passes.demonstrate_from(model, demonstrated, firsts[setting])
 
     def ask(asked: Queries) -> tuple[Answers, dict[tuple[str, Setting], Answers]]:
@@ -97,6 +101,7 @@ def whole(
 
     def ask(batch: Batch) -> Answers:
         isolated = torch.stack([rows[example] for example in batch.example.tolist()]).to(batch.tokens.device)
+        isolated = isolated.repeat_interleave(batch.scoring.rows, 0)
         with ExitStack() as edits:
             for layer in setting.layers:
                 edits.enter_context(editing(model, edit(isolated[:, layer]), [layer]))

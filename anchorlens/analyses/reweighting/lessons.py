@@ -123,7 +123,7 @@ def _shown(group: Group) -> tuple:
     """What the demonstrations of a group are told by: seed, label words, tokens, and where its anchors are."""
     first = group.prompts[0]
     n = group.length
-    return (first.seed, first.labels, first.ids[:n], first.parts[:n], first.anchors, first.anchor_classes)
+    return (first.seed, first.words, first.ids[:n], first.parts[:n], first.spans, first.anchor_classes)
 
 
 def _check_training(training: Group) -> None:

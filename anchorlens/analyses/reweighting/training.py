@@ -73,7 +73,8 @@ def train(
 
     beta begins at 0 and touches the target's row alone, so that everything before the target is run once, in
     ``prepared``, and a step runs one token of each prompt. The loss is the cross-entropy of the gold class over the
-    label words' logits; Adam (0.9, 0.999, 1e-8) follows it.
+    label words' logits; Adam (0.9, 0.999, 1e-8) follows it. All tokens of a label word share its beta; where words have
+    several, a step also runs what must follow the target for their log-probabilities.
 
     Args:
         model: weights frozen; left as it was.
@@ -148,9 +149,10 @@ def scaled(model: Lens, prompts: Prepared, beta: Float[Tensor, "layer head demo"
     Raises:
         NotFiniteError: if one is not finite; names the prompts.
     """
-    n, anchors = len(prompts.last), prompts.group.anchors.to(prompts.last.device)
-    row = torch.zeros(n, dtype=torch.int64, device=anchors.device)  # a step has one row, the target's
-    with editing(model, Scale(row, anchors.expand(n, -1), beta), range(model.cfg.n_layers)):
+    group, targets = prompts.group, prompts.targets
+    tokens = group.rows.to(targets.device).expand(len(targets), -1)
+    spread = beta if len(group.rows) == len(group.anchors) else beta[..., group.row_demos.to(beta.device)]
+    with editing(model, Scale(targets, tokens, spread), range(model.cfg.n_layers)):
         return passes.step(model, prompts)
 
 
