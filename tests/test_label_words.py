@@ -314,7 +314,8 @@ def test_attention_to_a_word_is_summed_over_it_and_its_key_is_the_mean(lens, pro
             torch.testing.assert_close(seen.attention[n, :, demo], want, **EXACT)
             torch.testing.assert_close(seen.keys[0, demo], keys[1][0, list(span)].mean(0).flatten(), **EXACT)
     torch.testing.assert_close(seen.answers.label_logits, plainly(lens, prompts), **EXACT)
-    assert float(extraction.extraction(seen)["attention"].max()) <= 2
+    frame: Any = extraction.extraction(seen)
+    assert frame["attention"].max() <= 2
 
 
 def test_classes_are_told_apart_by_their_whole_words(model, tokenizer):
@@ -399,7 +400,7 @@ def test_compressed_answers_score_whole_words(lens, prompts, group):
 
 
 def test_the_cost_of_words_counts_every_row(model, group):
-    table = cost.cost(model, group, sizes=[1], repeats=1).set_index("arm")
+    table: Any = cost.cost(model, group, sizes=[1], repeats=1).set_index("arm")
     lengths = [len(prompt.ids) + len(each) for prompt in group.prompts for each in group.scoring.beginnings]
     whole = sum(cost.operations(model.cfg, n) for n in lengths)
     after = sum(cost.operations(model.cfg, n - group.length, group.length) for n in lengths)
