@@ -118,7 +118,7 @@ def _earlier(edit: Edit, rows: Tensor, before: Tensor | None, act: Tensor) -> Bo
     _within(edit, rows, act)
     rows = rows.to(act.device)  # layers may lie on several
     pos = torch.arange(act.shape[-1], device=act.device)
-    limit = rows if before is None else before
+    limit = rows if before is None else before.to(act.device)
     until = rows.new_zeros(len(rows), len(pos)).scatter(1, rows, limit)  # [batch query], 0 where the query is no row
     return pos < until[:, :, None]
 

@@ -212,7 +212,9 @@ def test_demonstrations_with_too_few_other_tokens_for_the_control_say_so(model, 
         ValueError, match="the demonstrations have 0 tokens that the control may isolate, and it takes 1"
     ):
         isolation.isolation(model, short, isolation.settings(3))
-    with pytest.raises(ValueError, match=r"example 0 has 1 tokens .* takes 2, one for each token of a label word: give longer"):
+    with pytest.raises(
+        ValueError, match=r"example 0 has 1 tokens .* takes 2, one for each token of a label word: give longer"
+    ):
         controls.published(Group((cut(prompt, kept=(0, *prompt.anchors, *prompt.anchors)),)), 3, 0)
 
 
