@@ -120,7 +120,7 @@ def compression(
 
         - icl: the whole prompt
         - hidden_anchor: template and label words
-        - hidden_random: template and, for each label word, a token of its text (one row for each ``draw``)
+        - hidden_random: template and, for each token of a label word, a token of its text (one row for each ``draw``)
         - hidden_random_top: the draw with the highest label loyalty in this group, the first of equals
         - text_anchor: template and label words as a prompt of their own
         - format_only, label_only: the template alone, label words alone
@@ -128,7 +128,7 @@ def compression(
         ``positions`` is restart, continue or, for icl and text_anchor, none; ``draw`` is -1 where nothing is drawn.
         ``label_loyal``: the predicted class is that of icl. ``word_loyalty``: overlap of the 5 likeliest next tokens
         with those of icl, 0 to 1. ``correct`` is False where gold is unknown (-1): leave those out. ``tokens_kept``
-        counts tokens of the demonstrations.
+        counts tokens of the demonstrations; a start token is among them, and kept in every set.
 
     Raises:
         ValueError: for a parameter out of range, a model whose positions cannot be kept exactly, prompts that ``texts``
