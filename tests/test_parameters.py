@@ -274,6 +274,7 @@ def test_the_key_changes_with_the_code_of_notebook_and_package_but_not_with_pros
         ({"label_words": "bad"}, TaskError, "label_words='bad': expected natural, random, flipped, auto, or 2 words"),
         ({"label_words": "bad|good|fair"}, TaskError, "2 words joined by |, one for each class of task 'sst2'"),
         ({"label_words": "bad|bad"}, TaskError, "are not at least two different words"),
+        ({"bos": "always"}, ParameterError, "bos='always': it may be 'auto', 'yes' or 'no'."),
         ({"label_token": "last"}, TaskError, "label_token='last': it may be 'task', 'only', 'first' or 'all'"),
         (
             {"seeds": [1, 2, 1]},

@@ -6,14 +6,18 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from anchorlens import passes, readings
+from anchorlens.analyses import compression, isolation
 from anchorlens.analyses.compression import kept
+from anchorlens.analyses.information_flow import information_flow
 from anchorlens.analyses.isolation import controls
-from anchorlens.batching import groups
+from anchorlens.batching import collate, groups
 from anchorlens.drafts import Draft
 from anchorlens.prompts import Encoder, PromptError, Role, write
 from anchorlens.rows import Example
@@ -300,6 +304,22 @@ def test_what_the_released_code_looks_for_has_no_start_token_in_it():
     both = [encoder("byte-level", bos)(Draft(SST2, shown, Example("a", 0))) for bos in ("no", "yes")]
     plain, started = (kept.by_role(group, "hidden_anchor", as_published=True).tolist() for group in groups(both))
     assert started == [0, *(p + 1 for p in plain)]
+
+
+def test_every_analysis_takes_prompts_with_a_start_token(model, tokenizer):
+    encode, shown = Encoder(tokenizer, 96, "yes"), (Example("a joy from start to end", 1), Example("a slow drama", 0))
+    made = [encode(Draft(SST2, shown, Example(text, n, n))) for n, text in enumerate(["i laughed", "slow and dull"])]
+    (group,), batch = groups(made), collate(made)
+    assert made[0].ids[0] == tokenizer.bos_token_id
+    want = passes.answer(model, batch)
+    seen = readings.read(model, group, vectors=[1])
+    torch.testing.assert_close(seen.answers.label_logits, want, rtol=0, atol=1e-10)
+    flows = information_flow(model, batch)
+    assert (flows["value"] >= 0).all()
+    loyalty = isolation.isolation(model, group, isolation.settings(3))
+    assert loyalty["predicted_clean"].tolist() == [int(want[n].argmax()) for n in loyalty["example"]]
+    table = compression.compression(model, group, draws=1, positions="continue").groupby("arm")["tokens_kept"].first()
+    assert table["label_only"] == 3, "two label words and the start token"
 
 
 # --- what cannot be read is refused
