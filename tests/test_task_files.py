@@ -162,7 +162,7 @@ KEYS = "template, label_words, name, separator, label_token, text, label, data, 
             "PATH: task 'tickets': template '{test}:' holds {text} 0 times; write it exactly once, "
             "where the example's text goes.",
         ),
-        (MINIMAL + "label_token: last", "PATH: label_token='last': it may be 'task', 'only' or 'first'."),
+        (MINIMAL + "label_token: last", "PATH: label_token='last': it may be 'task', 'only', 'first' or 'all'."),
         (
             MINIMAL + "text: label",
             "PATH: task 'tickets': text is column 'label' and label is column 'label'; name two different columns "
