@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from compression_helpers import DRAFTS, encoded
 from conftest import FIXTURES
-from families import LAYERS, PAIRS, RUN, VOCABULARY, WINDOW, Case, refused
+from families import FAMILIES, LAYERS, N_CTX, PAIRS, RUN, VOCABULARY, WINDOW, Case, Family, built, refused
 from torch import Tensor
 
 from anchorlens import models, passes, readings
@@ -45,6 +45,13 @@ def test_the_table_of_families_in_the_readme_is_what_these_tests_hold():
     assert families.parts(families.README.read_text())[1] == families.table(), "run: python tests/families.py"
 
 
+def test_a_dtype_in_which_hugging_face_cannot_run_a_model_is_refused(tmp_path):
+    experts = {**FAMILIES["llama"].given, "num_local_experts": 4}
+    folder = built(Family("mixtral", "MixtralConfig", experts), tmp_path)
+    with pytest.raises(ModelError, match=r"Hugging Face itself cannot run .*\(mixtral\) in float64.*another dtype"):
+        models.load(str(folder), dtype="float64")
+
+
 def test_the_released_gptj_is_refused_on_the_bridge():
     with pytest.raises(ModelError, match=refused("gptj", "bridge", "load")):
         models.load(str(FIXTURES / "gptj-tiny"), backend="bridge")
@@ -52,6 +59,10 @@ def test_the_released_gptj_is_refused_on_the_bridge():
 
 def test_prompts_are_read_by_the_tokenizer_of_the_folder(case, group):
     assert [each.ids for each in encoded(case.lens.tokenizer, DRAFTS[:8])] == [each.ids for each in group.prompts]
+
+
+def test_prompts_may_be_as_long_as_the_model_was_made_for(case):
+    assert case.lens.cfg.n_ctx == N_CTX
 
 
 def test_logits_and_patterns_are_those_of_the_plain_run_at_every_position(case, tokens):

@@ -76,7 +76,7 @@ def load(
     reasons = []
     with torch.no_grad():
         tokens = _probe(plain.config)
-        want = plain(tokens).logits.double()
+        want = _plainly(plain, tokens, name, dtype)
         needed = sum(each.numel() * each.element_size() for each in [*plain.parameters(), *plain.buffers()])
         devices = spread(needed, device, n_devices, room.free_bytes)
         for backend in tried:
@@ -98,6 +98,19 @@ def load(
                     f"({plain.config.model_type}): {type(error).__name__}: {error}"
                 )
     raise ModelError("\n".join(reasons))
+
+
+def _plainly(plain: Any, tokens: Int[Tensor, "1 pos"], name: str, dtype: str) -> Tensor:
+    """What Hugging Face gives."""
+    try:
+        return plain(tokens).logits.double()
+    except RuntimeError as error:  # mixtures of experts know no float64
+        if "allocate memory" in str(error):
+            raise
+        raise ModelError(
+            f"model {name!r}: Hugging Face itself cannot run its architecture ({plain.config.model_type}) in {dtype} "
+            f"on the CPU, where it is tried first: {error}. Take another dtype."
+        ) from error
 
 
 def _through(backend: str, checkpoint: Checkpoint, plain: Any, tokenizer: Any, devices: list[str]) -> Hooked | Bridged:
