@@ -150,6 +150,11 @@ class Group:
         """Tokens before the query."""
         return _query_start(self.prompts[0])
 
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest prompt, and of what label words of several tokens are scored behind."""
+        return max(len(prompt.ids) for prompt in self.prompts) + self.scoring.more
+
     @property
     def tokens(self) -> Int[Tensor, "1 pos"]:
         """Tokens of the demonstrations."""

@@ -166,13 +166,14 @@ def queries(model: Lens, group: Group, batch_tokens: int = 0, *, remembered: boo
     """
     peak = planner.remembering if remembered else planner.reading
     size = fitting.sizing(model, batch_tokens, lambda shape, rows, length, _: peak(shape, rows, length, group.length))
-    if group.scoring.rows > 1 and not model.pads_exactly:
+    padding = model.pads_exactly(group.longest)
+    if group.scoring.rows > 1 and not padding:
         raise SettingError(
             f"label_token=all with label words of several tokens: the positions of {model.kind.name} count the padding "
             "that beginnings of label words are brought to one length with. Set label_token=first, or choose label "
             "words of one token (label_words=...)."
         )
-    made = group.queries(_in_rows(size, group.scoring), padding=model.pads_exactly)
+    made = group.queries(_in_rows(size, group.scoring), padding=padding)
     return [each.to(device_of(model)) for each in made]
 
 

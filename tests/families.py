@@ -18,12 +18,8 @@ from torch import Tensor
 from anchorlens.batching import Group
 from anchorlens.models import Lens
 
-VOCABULARY, N_CTX, LAYERS, WINDOW = (
-    1487,
-    128,
-    3,
-    20,
-)  # of the fixtures' tokenizer; longer than a prompt and than a window
+VOCABULARY = 1487  # of the fixtures' tokenizer
+N_CTX, LAYERS, WINDOW = 128, 3, 20  # prompts are shorter than the first and longer than the last
 _TOKENIZER = ("tokenizer.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 _SHAPE = {
     "hidden_size": 32,
@@ -35,6 +31,14 @@ _SHAPE = {
     "tie_word_embeddings": False,
 }
 _GROUPED = {**_SHAPE, "num_key_value_heads": 2}
+_GEMMA2 = {
+    **_GROUPED,
+    "head_dim": 12,
+    "query_pre_attn_scalar": 16,
+    "attn_logit_softcapping": 4.0,
+    "final_logit_softcapping": 8.0,
+    "tie_word_embeddings": True,
+}
 
 
 @dataclass(frozen=True)
@@ -65,23 +69,14 @@ FAMILIES = {
             "OPT",
         ),
         Family("llama", "LlamaConfig", _GROUPED, "Llama"),
-        Family("mistral", "MistralConfig", {**_GROUPED, "sliding_window": WINDOW}, "Mistral, with its window"),
+        Family(
+            "mistral", "MistralConfig", {**_GROUPED, "sliding_window": WINDOW}, "Mistral, prompts beyond its window"
+        ),
+        Family("mistral_near", "MistralConfig", {**_GROUPED, "sliding_window": N_CTX}, "Mistral, prompts within it"),
         Family("qwen2", "Qwen2Config", _GROUPED, "Qwen2"),
         Family("qwen3", "Qwen3Config", {**_GROUPED, "head_dim": 12}, "Qwen3"),
-        Family(
-            "gemma2",
-            "Gemma2Config",
-            {
-                **_GROUPED,
-                "head_dim": 12,
-                "sliding_window": WINDOW,
-                "query_pre_attn_scalar": 16,
-                "attn_logit_softcapping": 4.0,
-                "final_logit_softcapping": 8.0,
-                "tie_word_embeddings": True,
-            },
-            "Gemma-2",
-        ),
+        Family("gemma2", "Gemma2Config", {**_GEMMA2, "sliding_window": WINDOW}, "Gemma-2, prompts beyond its window"),
+        Family("gemma2_near", "Gemma2Config", {**_GEMMA2, "sliding_window": N_CTX}, "Gemma-2, prompts within it"),
         Family("phi", "PhiConfig", {**_SHAPE, "partial_rotary_factor": 0.5}, "Phi"),
     )
 }
@@ -99,9 +94,10 @@ class Refusal:
 _IGNORED = Refusal("load", "editing attention scores has no effect", "edits of its attention have no effect")
 _LOCAL = Refusal(
     "compression",
-    r"local attention \(the last 20 tokens\): keeping some tokens alone is exact for",
+    r"local attention \(the last 20 tokens\), and prompts have up to \d+: keeping some tokens alone is exact only",
     "local attention counts the tokens that are left out",
 )
+_UNKNOWN = Refusal("load", "Gemma2ForCausalLM is not currently supported", "not known from its config")
 REFUSED: Mapping[tuple[str, str], Refusal] = {
     ("gptj", "bridge"): _IGNORED,
     ("opt", "bridge"): _IGNORED,
@@ -112,7 +108,8 @@ REFUSED: Mapping[tuple[str, str], Refusal] = {
     ),
     ("mistral", "hooked"): _LOCAL,
     ("mistral", "bridge"): _LOCAL,
-    ("gemma2", "hooked"): Refusal("load", "Gemma2ForCausalLM is not currently supported", "not known from its config"),
+    ("gemma2", "hooked"): _UNKNOWN,
+    ("gemma2_near", "hooked"): _UNKNOWN,
     ("gemma2", "bridge"): _LOCAL,
     ("phi", "hooked"): Refusal(
         "load",
@@ -243,7 +240,8 @@ class Case:
     def after(self, memory, *, padding: bool | None = None) -> Tensor:
         """The same after remembered demonstrations, in ragged batches as analyses make them."""
         found = {}
-        for asked in self.group.queries(lambda _: 4, padding=self.lens.pads_exactly if padding is None else padding):
+        padding = self.lens.pads_exactly(self.group.longest) if padding is None else padding
+        for asked in self.group.queries(lambda _: 4, padding=padding):
             logits = self.lens.all_logits(self.lens.read(memory, asked.tokens, asked.mask))
             found |= dict(zip(asked.example.tolist(), logits, strict=True))
         return torch.stack([found[each.example] for each in self.group.prompts])

@@ -57,7 +57,7 @@ class HideRemembered:
 @pytest.mark.parametrize("size", [1, 4, 16])
 def test_keeping_all_tokens_with_positions_continued_is_the_whole_prompt(lens, group, size):
     memory = passes.demonstrate(lens, group).memory
-    all_kept = lens.keep(memory, torch.arange(group.length), group.length)
+    all_kept = lens.keep(memory, torch.arange(group.length), group.length, longest=group.longest)
     torch.testing.assert_close(after(lens, group, all_kept, size), whole(lens, group), **EXACT)
 
 
@@ -69,7 +69,7 @@ def test_kept_tokens_with_positions_continued_are_the_whole_prompt_with_all_othe
     with editing(lens, Hide(others, group.length), range(3)):
         want = whole(lens, group)
     assert (want - whole(lens, group)).abs().max() > 0.1, "hiding did nothing"
-    memory = lens.keep(passes.demonstrate(lens, group).memory, left, group.length)
+    memory = lens.keep(passes.demonstrate(lens, group).memory, left, group.length, longest=group.longest)
     torch.testing.assert_close(after(lens, group, memory, size), want, **EXACT)
 
 
@@ -84,7 +84,7 @@ def test_restarted_learned_positions_are_those_of_a_prompt_that_begins_with_the_
 
     with editing(lens, Hide(others, group.length), range(3)), lens.hooks(fwd_hooks=[("hook_pos_embed", restarted)]):
         want = whole(lens, group)
-    memory = lens.keep(passes.demonstrate(lens, group).memory, left, 0)
+    memory = lens.keep(passes.demonstrate(lens, group).memory, left, 0, longest=group.longest)
     torch.testing.assert_close(after(lens, group, memory, size), want, **EXACT)
     assert (want - after(lens, group, dataclasses.replace(memory, shift=memory.shift + 1), size)).abs().max() > 1e-3
 
@@ -111,6 +111,7 @@ def test_restarted_rotary_positions_see_kept_tokens_at_the_distances_of_a_query_
         for prompt in group.prompts:
             asked = torch.tensor([prompt.ids[group.length :]])
             want.append(lens.all_logits(lens.read(memory, asked, torch.ones_like(asked)))[0])
-    restarted = after(lens, group, lens.keep(memory, left, 0), 4)
+    restarted = after(lens, group, lens.keep(memory, left, 0, longest=group.longest), 4)
     torch.testing.assert_close(restarted, torch.stack(want), **EXACT)
-    assert (restarted - after(lens, group, lens.keep(memory, left, group.length), 4)).abs().max() > 1e-3
+    continued = after(lens, group, lens.keep(memory, left, group.length, longest=group.longest), 4)
+    assert (restarted - continued).abs().max() > 1e-3

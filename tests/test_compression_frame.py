@@ -62,7 +62,7 @@ def test_each_row_is_what_its_memory_answers_against_the_whole_prompt(lens, grou
         else:
             which = sets["hidden_random"][draw] if draw >= 0 else kept.by_role(group, arm)
             first = group.length if rule == "continue" else 0
-            logits, left = after(lens, group, lens.keep(memory, which, first), 4), len(which)
+            logits, left = after(lens, group, lens.keep(memory, which, first, longest=group.longest), 4), len(which)
         predicted = logits[:, group.labels].argmax(-1)
         same = predicted == clean[:, group.labels].argmax(-1)
         top, clean_top = (each.topk(5).indices.tolist() for each in (logits, clean))
@@ -124,7 +124,7 @@ def test_as_published_the_sets_that_the_best_is_picked_from_grow_from_draw_to_dr
     for number in range(6):
         chosen |= set(kept.draw(group, number))
         left = kept.with_random(group, chosen)
-        logits = after(lens, group, lens.keep(memory, left, group.length), 4)[:, group.labels]
+        logits = after(lens, group, lens.keep(memory, left, group.length, longest=group.longest), 4)[:, group.labels]
         loyalty.append((logits.argmax(-1) == clean).double().mean().item())
         sizes.append(len(left))
     top = frame[frame["arm"] == "hidden_random_top"]

@@ -71,7 +71,7 @@ def test_logits_are_those_of_the_released_code(case):
             arm, offset = name.split(".")
             positions = positions_of(group, entry, arm)
             first = group.length if RULES[offset] == "continue" else 0
-            found = logits(lens, group, lens.keep(memory, positions, first))
+            found = logits(lens, group, lens.keep(memory, positions, first, longest=group.longest))
         wrong = error(found[:, stored["columns"]], stored[f"{key}.{name}.logits_cols"])
         if f"{key}.{name}.logits" in stored:
             wrong = max(wrong, error(found, stored[f"{key}.{name}.logits"]))

@@ -85,7 +85,7 @@ def test_what_is_timed_are_the_label_logits_of_the_analysis(model, group, monkey
     assert table.loc["icl", "seconds"] == 1 / 15, "15 of 16 queries fill batches of 5"
     first = Group(group.prompts[:15])
     memory = passes.demonstrate(model, group).memory
-    anchored = model.keep(memory, kept.by_role(group, "hidden_anchor"), group.length)
+    anchored = model.keep(memory, kept.by_role(group, "hidden_anchor"), group.length, longest=group.longest)
     asked = first.queries(lambda _: 5)
     for arm, used in (("icl", memory), ("icl_cached", memory), ("hidden_anchor", anchored)):
         want = torch.cat([passes.respond(model, first, used, each).label_logits for each in asked])

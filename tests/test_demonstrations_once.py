@@ -70,7 +70,7 @@ def test_queries_after_remembered_demonstrations_are_answered_as_whole_prompts(l
     logits, attention = whole(lens, group)
     shown = passes.demonstrate(lens, group)
     met, sizes = [], []
-    for asked in group.queries(lambda length: size, padding=lens.pads_exactly):
+    for asked in group.queries(lambda length: size, padding=lens.pads_exactly(group.longest)):
         with capturing(lens, Site.PATTERN, range(3)) as pattern:
             said = passes.respond(lens, group, shown.memory, asked)
         rows = said.example
@@ -81,7 +81,7 @@ def test_queries_after_remembered_demonstrations_are_answered_as_whole_prompts(l
         met += rows.tolist()
         sizes.append(len(rows))
     assert sorted(met) == list(range(21))
-    assert max(sizes) == min(size, 21) or not lens.pads_exactly
+    assert max(sizes) == min(size, 21) or not lens.pads_exactly(group.longest)
     assert size == 1 or max(sizes) > 1
 
 
@@ -90,7 +90,7 @@ def test_a_one_token_step_is_the_whole_prompt_even_when_anchors_are_scaled(lens,
     limit, _ = LIMITS[dtype]
     beta = some_beta().to(dtype)
     shown = passes.demonstrate(lens, group)
-    for asked in group.queries(lambda length: size, padding=lens.pads_exactly):
+    for asked in group.queries(lambda length: size, padding=lens.pads_exactly(group.longest)):
         ready = passes.prepare(lens, group, shown.memory, asked)
         count = len(asked.example)
         where = group.anchors.expand(count, -1)
@@ -114,7 +114,7 @@ def test_resuming_at_a_layer_is_the_whole_prompt_under_the_edit(lens, dtype, gro
     with editing(lens, Isolate(group.anchors[None]), layers):
         memory = passes.demonstrate_from(lens, clean, first)
     effect = []
-    for asked in group.queries(lambda length: 8, padding=lens.pads_exactly):
+    for asked in group.queries(lambda length: 8, padding=lens.pads_exactly(group.longest)):
         before = {}
         with watching(lens, Site.RESID_PRE, range(3), before.__setitem__):
             final = passes.respond(lens, group, clean.memory, asked)

@@ -185,7 +185,7 @@ def test_injected_hidden_states_do_what_they_do_in_the_plain_run(case, batch):
 def test_queries_after_remembered_demonstrations_are_whole_prompts(case, group):
     memory = passes.demonstrate(case.lens, group).memory
     case.near(case.after(memory), case.whole())
-    if not case.lens.pads_exactly:
+    if not case.lens.pads_exactly(case.group.longest):
         with pytest.raises(AssertionError, match="of the largest"):
             case.near(case.after(memory, padding=True), case.whole())
 
@@ -193,7 +193,7 @@ def test_queries_after_remembered_demonstrations_are_whole_prompts(case, group):
 def test_one_token_steps_and_gradients_of_factors_are_those_of_the_plain_whole_prompt(case, group):
     beta = torch.linspace(-1, 1, LAYERS * 4 * 2, dtype=torch.float64).reshape(LAYERS, 4, 2).requires_grad_()
     memory = passes.demonstrate(case.lens, group).memory
-    for asked in group.queries(lambda _: 3, padding=case.lens.pads_exactly)[:3]:
+    for asked in group.queries(lambda _: 3, padding=case.lens.pads_exactly(case.group.longest))[:3]:
         ready = passes.prepare(case.lens, group, memory, asked)
         n = len(asked.gold)
         where = group.anchors.expand(n, -1)
@@ -223,7 +223,7 @@ def test_resuming_at_a_layer_is_the_plain_whole_prompt_under_the_edit(case, grou
         return edit(act, layer) if layer in layers else act
 
     want = case.whole(scores=change)
-    for asked in group.queries(lambda _: 4, padding=case.lens.pads_exactly):
+    for asked in group.queries(lambda _: 4, padding=case.lens.pads_exactly(case.group.longest)):
         with capturing(case.lens, Site.RESID_PRE, [first + 1]) as resid:
             passes.respond(case.lens, group, clean.memory, asked)
         said = case.lens.read(memory, asked.tokens, asked.mask, start=first + 1, resid=resid[first + 1])
@@ -238,9 +238,9 @@ def test_kept_tokens_are_the_plain_run_with_its_own_mask_and_positions(case, gro
     memory = passes.demonstrate(case.lens, group).memory
     if reason := refused(case.family, case.lens.backend, "compression"):
         with pytest.raises(SettingError, match=reason):
-            case.lens.keep(memory, left, first)
+            case.lens.keep(memory, left, first, longest=case.group.longest)
         return
-    case.near(case.after(case.lens.keep(memory, left, first)), case.keeping(left, first))
+    case.near(case.after(case.lens.keep(memory, left, first, longest=case.group.longest)), case.keeping(left, first))
 
 
 def test_scores_are_products_of_the_queries_and_keys_that_are_shown(case, group):

@@ -187,7 +187,8 @@ def test_batches_count_the_rows_that_a_prompt_is_run_in(model, group, prompts):
 
 def test_where_padding_is_not_exact_several_tokens_are_refused(model, group):
     class Counting:
-        pads_exactly = False
+        def pads_exactly(self, length: int) -> bool:
+            return False
 
         def __getattr__(self, name: str):
             return getattr(model, name)
@@ -392,7 +393,8 @@ def test_compressed_answers_score_whole_words(lens, prompts, group):
     icl = frame[frame["arm"] == "icl"]
     assert icl["predicted"].tolist() == plainly(lens, prompts).argmax(-1).tolist()
     assert set(frame.query("arm == 'label_only'")["tokens_kept"]) == {len(group.rows)}
-    memory = lens.keep(passes.demonstrate(lens, group).memory, torch.arange(group.length), group.length)
+    memory = passes.demonstrate(lens, group).memory
+    memory = lens.keep(memory, torch.arange(group.length), group.length, longest=group.longest)
     (asked,) = passes.queries(lens, group, 10_000)
     said = passes.respond(lens, group, memory, asked)
     want = plainly(lens, prompts)[asked.example]

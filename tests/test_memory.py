@@ -55,20 +55,20 @@ def remember(lens: Hooked, tokens: Tensor = SHOWN):
 
 
 def test_all_tokens_kept_with_positions_continued_are_the_whole_prompt(lens):
-    assert_near(read(lens, lens.keep(remember(lens), ALL, 20)), lens(TOKENS)[:, -1])
+    assert_near(read(lens, lens.keep(remember(lens), ALL, 20, longest=24)), lens(TOKENS)[:, -1])
 
 
 def test_some_tokens_kept_with_positions_continued_are_the_prompt_with_the_others_hidden_from_the_query(lens):
     hidden = torch.tensor([n for n in range(20) if n not in SOME])
     with editing(lens, Hide(hidden, 20), range(3)):
         want = lens(TOKENS)[:, -1]
-    assert_near(read(lens, lens.keep(remember(lens), SOME, 20)), want)
+    assert_near(read(lens, lens.keep(remember(lens), SOME, 20, longest=24)), want)
     assert (want - lens(TOKENS)[:, -1]).abs().max() > 0.1, "hiding did nothing"
 
 
 def test_restarted_positions_are_those_of_a_prompt_of_the_query_alone():
     lens = random_model()
-    memory, resid = lens.keep(remember(lens), SOME, 0), {}
+    memory, resid = lens.keep(remember(lens), SOME, 0, longest=24), {}
     with watching(lens, Site.RESID_PRE, [0], resid.__setitem__):
         read(lens, memory)
     assert_near(resid[0], lens.model.W_E[QUERY] + lens.model.W_pos[:6])
@@ -77,7 +77,7 @@ def test_restarted_positions_are_those_of_a_prompt_of_the_query_alone():
 def test_restarted_rotary_positions_are_distances_to_where_the_kept_tokens_stood():
     # query i stands at i, kept token j where it stood: as if the whole query stood `SHOWN` tokens earlier
     lens = random_model(positional_embedding_type="rotary", rotary_dim=8)
-    memory, sees = lens.keep(remember(lens), SOME, 0), {}
+    memory, sees = lens.keep(remember(lens), SOME, 0, longest=24), {}
     with watching(lens, Site.SCORES, [0], sees.__setitem__):
         read(lens, memory)
     attention = lens.model.blocks[0].attn
@@ -92,7 +92,7 @@ def test_restarted_rotary_positions_are_distances_to_where_the_kept_tokens_stood
 
 @pytest.mark.parametrize("first", [0, 20])
 def test_a_padded_batch_after_kept_tokens_is_each_query_alone(lens, first):
-    memory = lens.keep(remember(lens), SOME, first)
+    memory = lens.keep(remember(lens), SOME, first, longest=24)
     short = QUERY[:, 2:]
     tokens = torch.cat([QUERY, torch.cat([torch.zeros(1, 2, dtype=torch.int64), short], dim=1)])
     mask = torch.tensor([[1] * 6, [0] * 2 + [1] * 4])
@@ -114,14 +114,14 @@ def test_one_row_of_a_padded_memory_is_that_prompt_alone(lens):
 def test_bytes_are_those_of_keys_and_values(lens):
     heads = lens.cfg.n_key_value_heads or lens.cfg.n_heads
     assert remember(lens).nbytes == 3 * 2 * 20 * heads * 8 * 8
-    assert lens.keep(remember(lens), SOME, 0).nbytes == 3 * 2 * 5 * heads * 8 * 8
+    assert lens.keep(remember(lens), SOME, 0, longest=24).nbytes == 3 * 2 * 5 * heads * 8 * 8
 
 
 def test_a_long_prompt_is_turned_beyond_the_first_rotation_table():
     lens = random_model(positional_embedding_type="rotary", rotary_dim=8, n_ctx=4096)
     tokens = (torch.arange(2100) * 31)[None] % 1487
     kept = torch.tensor([0, 1, 2050])
-    memory = lens.keep(remember(lens, tokens), kept, 2100)
+    memory = lens.keep(remember(lens, tokens), kept, 2100, longest=2200)
     hidden = torch.tensor([n for n in range(2100) if n not in kept])
     with editing(lens, Hide(hidden, 2100), range(3)):
         want = lens(torch.cat([tokens, QUERY], dim=1))[:, -1]
@@ -132,10 +132,13 @@ def test_a_long_prompt_is_turned_beyond_the_first_rotation_table():
     ("shape", "said"),
     [
         ({"positional_embedding_type": "alibi"}, "positions of kind 'alibi': keeping some tokens alone is exact for"),
-        ({"use_local_attn": True, "attn_types": ["local"] * 3, "window_size": 8}, "'standard' with local attention"),
+        (
+            {"use_local_attn": True, "attn_types": ["local"] * 3, "window_size": 8},
+            "local attention .the last 8 tokens., and prompts have up to 24: keeping",
+        ),
     ],
 )
 def test_positions_for_which_keeping_is_not_exact_are_refused(shape, said):
     lens = random_model(**shape)
     with pytest.raises(ValueError, match=said):
-        lens.keep(remember(lens), SOME, 0)
+        lens.keep(remember(lens), SOME, 0, longest=24)

@@ -116,8 +116,8 @@ class Bridged:
             cache = self._cache(memory, len(tokens), frozen=True)
             return self._run(tokens, mask, whole, cache, memory)[:, -1].to(tokens.device)
 
-    def keep(self, memory: Memory, kept: Int[Tensor, " kept"], first: int) -> Memory:
-        self.kind.check_keeping(self.checkpoint.name)
+    def keep(self, memory: Memory, kept: Int[Tensor, " kept"], first: int, *, longest: int) -> Memory:
+        self.kind.check_keeping(self.checkpoint.name, longest)
         return Memory(
             tuple(each[:, kept.to(each.device)] for each in memory.keys),
             tuple(each[:, kept.to(each.device)] for each in memory.values),
@@ -129,9 +129,8 @@ class Bridged:
     def devices(self) -> tuple[str, ...]:
         return devices_of(self.model.blocks)
 
-    @property
-    def pads_exactly(self) -> bool:
-        return self.kind.pads_exactly
+    def pads_exactly(self, length: int) -> bool:
+        return self.kind.pads_exactly(length)
 
     def attention_sites(self) -> tuple[Site, Site]:
         if self.kind.positions != "rotary":

@@ -127,8 +127,8 @@ class Hooked:
         with self._shifted(memory, mask):
             return self._final(self._run(tokens, attention_mask=mask, **given))
 
-    def keep(self, memory: Memory, kept: Int[Tensor, " kept"], first: int) -> Memory:
-        self.kind.check_keeping(self.checkpoint.name)
+    def keep(self, memory: Memory, kept: Int[Tensor, " kept"], first: int, *, longest: int) -> Memory:
+        self.kind.check_keeping(self.checkpoint.name, longest)
         keys = tuple(each[:, kept.to(each.device)] for each in memory.keys)
         values = tuple(each[:, kept.to(each.device)] for each in memory.values)
         mask, places = memory.mask[:, kept], torch.arange(len(kept), device=kept.device)
@@ -144,9 +144,8 @@ class Hooked:
     def devices(self) -> tuple[str, ...]:
         return devices_of(self.model.blocks)
 
-    @property
-    def pads_exactly(self) -> bool:
-        return self.kind.pads_exactly and not getattr(self.cfg, "use_logn_attn", False)
+    def pads_exactly(self, length: int) -> bool:
+        return self.kind.pads_exactly(length) and not getattr(self.cfg, "use_logn_attn", False)
 
     def attention_sites(self) -> tuple[Site, Site]:
         rotary = self.cfg.positional_embedding_type == "rotary"

@@ -30,23 +30,30 @@ class Kind:
     window: int | None = None
     steady: int | None = None
 
-    @property
-    def pads_exactly(self) -> bool:
-        """Whether padding between demonstrations and query changes nothing: windows and alibi count it."""
-        return self.positions in ("standard", "rotary") and self.window is None
+    def pads_exactly(self, length: int) -> bool:
+        """Whether padding or leaving out tokens between others changes nothing in prompts of ``length`` tokens.
 
-    def check_keeping(self, model: str) -> None:
-        """Refuse to keep some tokens alone where that is not exact.
+        Alibi counts what lies between, and so does a window that does not hold the whole prompt.
+        """
+        return self.positions in ("standard", "rotary") and (self.window is None or length <= self.window)
+
+    def check_keeping(self, model: str, length: int) -> None:
+        """Refuse to keep some tokens alone where that is not exact in prompts of ``length`` tokens.
 
         Raises:
-            SettingError: names the model's kind of positions.
+            SettingError: names the model's kind of positions, and the window.
         """
-        if self.pads_exactly:
+        if self.pads_exactly(length):
             return
-        window = f" with local attention (the last {self.window} tokens)" if self.window else ""
+        if self.positions in ("standard", "rotary"):
+            raise SettingError(
+                f"model {model!r} has local attention (the last {self.window} tokens), and prompts have up to "
+                f"{length}: keeping some tokens alone is exact only where the window holds the whole prompt. Take fewer shots or "
+                "shorter texts."
+            )
         raise SettingError(
-            f"model {model!r} has positions of kind {self.positions!r}{window}: keeping some tokens alone is "
-            "exact for learned and rotary positions without local attention only."
+            f"model {model!r} has positions of kind {self.positions!r}: keeping some tokens alone is exact for learned "
+            "and rotary positions only. Take another model for this analysis."
         )
 
 

@@ -127,19 +127,19 @@ class Lens(Protocol):
         """
         ...
 
-    def keep(self, memory: Memory, kept: Int[Tensor, " kept"], first: int) -> Memory:
+    def keep(self, memory: Memory, kept: Int[Tensor, " kept"], first: int, *, longest: int) -> Memory:
         """The memory of some tokens alone (section 3.2); later tokens take positions from ``first`` on.
 
-        Kept tokens keep the positions they had. ``memory`` is of one prompt without padding.
+        Kept tokens keep the positions they had. ``memory`` is of one prompt without padding. ``longest`` counts tokens
+        of the longest whole prompt that it stands for, with all demonstrations and what will be read after them.
 
         Raises:
             SettingError: for a kind of positions for which this is not exact.
         """
         ...
 
-    @property
-    def pads_exactly(self) -> bool:
-        """Whether padding between demonstrations and query changes nothing (not so where distances are counted)."""
+    def pads_exactly(self, length: int) -> bool:
+        """Whether padding between demonstrations and query changes nothing in prompts of ``length`` tokens."""
         ...
 
     def attention_sites(self) -> tuple[Site, Site]:

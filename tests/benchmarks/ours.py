@@ -81,7 +81,8 @@ def learn(model: Lens, training: Group, *, epochs: int, full_batch: bool = False
 
 def anchored(model: Lens, group: Group, memory: Memory) -> Memory:
     """The memory of template and label words, the query's positions continued."""
-    return model.keep(memory, kept.by_role(group, "hidden_anchor").to(memory.mask.device), group.length)
+    positions = kept.by_role(group, "hidden_anchor").to(memory.mask.device)
+    return model.keep(memory, positions, group.length, longest=group.longest)
 
 
 @torch.no_grad()

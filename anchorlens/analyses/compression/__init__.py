@@ -82,7 +82,8 @@ class _Asked:
     def keeping(self, of: _Kept, rule: str) -> pd.DataFrame:
         """Rows when the queries see the kept tokens alone."""
         first = self.group.length if rule == "continue" else 0
-        memory = self.model.keep(self.memory, of.positions.to(device_of(self.model)), first)
+        positions, longest = of.positions.to(device_of(self.model)), self.group.longest
+        memory = self.model.keep(self.memory, positions, first, longest=longest)
         said = _answers(self.model, self.group, memory, self.queries)
         return self.rows(said, of.arm, rule, of.draw, len(of.positions))
 

@@ -71,7 +71,7 @@ def cost(model: Lens, group: Group, *, sizes: Iterable[int] = SIZES, repeats: in
 
     def remembered() -> tuple[Memory, Memory]:
         whole = passes.demonstrate(model, group).memory
-        return whole, model.keep(whole, positions, group.length)
+        return whole, model.keep(whole, positions, group.length, longest=group.longest)
 
     whole, anchored = remembered()
     memories = {"icl_cached": whole, "hidden_anchor": anchored}
@@ -118,7 +118,7 @@ def _arms(model: Lens, group: Group, memories: dict[str, Memory], size: int) -> 
     """What is timed: one call answers all queries of the group, ``size`` at a time."""
     device, labels = device_of(model), group.labels.to(device_of(model))
     prompts = [each.to(device) for each in batches(group.prompts, lambda _: size)]
-    asked = [each.to(device) for each in group.queries(lambda _: size, padding=model.pads_exactly)]
+    asked = [each.to(device) for each in group.queries(lambda _: size, padding=model.pads_exactly(group.longest))]
 
     scoring = group.scoring
 
