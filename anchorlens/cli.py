@@ -122,21 +122,22 @@ def doctor(
 ) -> None:
     """Say whether model, rows and machine have all that a run needs, what each analysis takes, and what to do."""
     from anchorlens import doctor as doctor_
+    from anchorlens import findings as found_
 
-    asked = doctor_.Asked(model, task, data, revision, remote_code, device, dtype, store)
+    asked = found_.Asked(model, task, data, revision, remote_code, device, dtype, store)
     findings, taken = [], None
     with _exit_codes(json_, "doctor"):
         for found in doctor_.look(asked):
             findings.append(found)
             if not json_:
-                print(doctor_.table(found), flush=True)
-        code = doctor_.exit_code(findings)
+                print(found_.table(found), flush=True)
+        code = found_.exit_code(findings)
         if not code and not doctor_.large(asked):
             from anchorlens import needs  # imports pandas, so after the first table
 
             taken = needs.takes(asked)
     if json_:
-        print(json.dumps(doctor_.summary(findings, taken)))
+        print(json.dumps(found_.summary(findings, taken)))
     elif taken:
         print(f"\n{needs.report(taken)}")
     if code:

@@ -5,63 +5,23 @@ Nothing here imports torch, fetches anything, or reads more than config files an
 
 import importlib.util
 import os
-import re
 import shutil
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from anchorlens import browser, folders, hub, planner, preflight, room, rows, tasks
+from anchorlens.findings import BAD_INPUT, MISSING, Asked, Finding, refused
 
-BAD_INPUT, MISSING = 2, 3  # exit codes
 PACKAGES = ("torch", "transformers", "transformer-lens", "huggingface-hub", "datasets", "plotly", "papermill")
 READ = 16 * 2**20  # bytes up to which a file of rows is read
 LEAST = 2**30  # bytes that should be left on the disk
-_CLAUSES = re.compile(r"; ?")
-_SENTENCES = re.compile(r"\. (?=[A-Z])")
 _NAMED_IN = {"hooked": "loading_from_pretrained.py", "bridge": "factories/architecture_adapter_factory.py"}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is to be run: the parameters of that name in every notebook; ``store`` is the folder of runs."""
-
-    model: str = "toy"
-    task: str = "sst2"
-    data: str = ""
-    revision: str = ""
-    remote_code: bool = False
-    device: str = "auto"
-    dtype: str = "auto"
-    store: Path = Path("outputs")
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """As a notebook takes them; one file does for queries and for demonstrations."""
-        given = {name: value for name, value in asdict(self).items() if name != "store"}
-        return given | {"pool": self.data}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line: ``state`` is ok, missing or problem; ``code`` is the exit code that it asks for."""
-
-    what: str
-    state: str
-    found: str
-    todo: str = ""
-    code: int = 0
-
-
-def exit_code(findings: Sequence[Finding]) -> int:
-    """0 where all that was asked for is there, otherwise that of what is wrong before that of what is missing."""
-    return min((each.code for each in findings if each.code), default=0)
 
 
 def look(asked: Asked) -> Iterator[Finding]:
@@ -107,7 +67,7 @@ def _held(asked: Asked) -> Iterator[Any]:
         folder = _folder(asked)
         missing = isinstance(error, preflight.MissingModelError)
         if folder is None and not (missing and preflight.may_be_hub_id(asked.model)):
-            yield _refused("model", error)
+            yield refused("model", error)
         return folder
 
 
@@ -122,19 +82,6 @@ def _folder(asked: Asked) -> Path | None:
         return None
 
 
-def _refused(what: str, error: Exception) -> Finding:
-    """A line that says what an error says, which is what was found and, after the first sentence, what to do."""
-    missing = isinstance(error, preflight.MissingModelError | rows.MissingRowsError)
-    said = str(error).replace("\n", ". ")
-    found, todo = (_SENTENCES if _SENTENCES.search(said) else _CLAUSES).split(said + ";", maxsplit=1)
-    state, code = ("missing", MISSING) if missing else ("problem", BAD_INPUT)
-    return Finding(what, state, found.rstrip(".;"), _begun_small(todo.strip(" .;")), code)
-
-
-def _begun_small(said: str) -> str:
-    return said[:1].lower() + said[1:] if said[1:2].islower() else said
-
-
 def _inside(asked: Asked, folder: Path) -> Iterator[Finding]:
     """Architecture, weights and tokenizer of a folder; of the hub's cache, what is not there can be fetched."""
     name, own = asked.model, Path(asked.model).expanduser().is_dir() or asked.model in preflight.TOYS
@@ -142,12 +89,12 @@ def _inside(asked: Asked, folder: Path) -> Iterator[Finding]:
         folders.check_config(name, folder, remote_code=asked.remote_code)
         yield _architecture(folder)
     except preflight.ModelError as error:
-        yield _refused("architecture", error)
+        yield refused("architecture", error)
     for what, tell in {"weights": _weights, "tokenizer": _tokenizer}.items():
         try:
             yield tell(name, folder)
         except preflight.ModelError as error:
-            yield _refused(what, error if own else preflight.MissingModelError(str(error)))
+            yield refused(what, error if own else preflight.MissingModelError(str(error)))
 
 
 def _weights(name: str, folder: Path) -> Finding:
@@ -208,7 +155,7 @@ def _elsewhere(asked: Asked, reachable: bool) -> Iterator[Finding]:
         hub.held_folder(asked.model)  # refuses a name that the hub would never give
         offer = hub.offer(asked.model, asked.revision, remote_code=asked.remote_code)
     except preflight.MissingModelError as error:
-        yield _refused("weights", error)
+        yield refused("weights", error)
         return
     except preflight.ModelError:
         return  # said
@@ -243,7 +190,7 @@ def _data(asked: Asked, *, toy: bool) -> Finding:
             return Finding("data", "ok", said, "run a notebook with --dry-run to have it checked")
         found = rows.load(task, asked.data, toy=toy)
     except tasks.TaskError as error:
-        return _refused("data", error)
+        return refused("data", error)
     counts = Counter(example.label for example in found)
     classes = ", ".join(f"{word.strip()} {counts[label]}" for label, word in enumerate(task.label_words))
     if lacking := [word.strip() for label, word in enumerate(task.label_words) if not counts[label]]:
@@ -295,18 +242,3 @@ def _answered(reachable: bool) -> Iterator[None]:
         if not reachable:
             os.environ.pop("HF_HUB_OFFLINE")
             os.environ |= {} if before is None else {"HF_HUB_OFFLINE": before}
-
-
-def table(found: Finding) -> str:
-    """One line of the first table, and a second where there is something to do."""
-    line = f"{found.state:<8} {found.what:<13} {found.found}"
-    return line if not found.todo else f"{line}\n{'':<23}-> {found.todo}"
-
-
-def summary(findings: Sequence[Finding], taken: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Both tables as one object; without the second where something is wrong or missing."""
-    code = exit_code(findings)
-    said = {"status": "failed" if code else "ok", "exit_code": code, "findings": [asdict(each) for each in findings]}
-    if code:
-        said["error"] = "; ".join(each.found for each in findings if each.code)
-    return said if taken is None else said | dict(taken)

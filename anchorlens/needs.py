@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from anchorlens import dryrun, parameters, room, rows, tasks
-from anchorlens.doctor import Asked
+from anchorlens.findings import Asked
 
 
 def takes(asked: Asked) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from test_hub import COMMIT, Asking, asking, silent  # noqa: F401 - asking is a 
 from typer.testing import CliRunner
 
 from anchorlens import browser, cli, doctor, dryrun, hub, parameters, room
-from anchorlens.doctor import Asked, Finding, exit_code, look
+from anchorlens.doctor import look
+from anchorlens.findings import Asked, Finding, exit_code
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TINY = FIXTURES / "gpt2-tiny"
@@ -124,7 +125,7 @@ def test_rows_are_counted_by_class(data):
     ("changes", "what", "said", "todo", "code"),
     [
         ({"task": "sst3"}, "data", "no task 'sst3'", "did you mean 'sst2'?", 2),
-        ({"data": "none.csv"}, "data", "none.csv: no such file", "Give a .csv", 3),
+        ({"data": "none.csv"}, "data", "none.csv: no such file", "did you mean 'one.csv'? Give a .csv", 3),
         ({"data": "one.csv"}, "data", "one.csv: 1 rows (Negative 1, Positive 0)", "give rows of Positive", 2),
         ({"data": "bad.csv"}, "data", "bad.csv, line 2: label 'x' is no class of task 'sst2'", "use the number", 2),
         ({"model": "./nowhere"}, "model", "found nothing there", "give such a folder", 3),
@@ -194,6 +195,19 @@ def test_a_large_file_of_rows_is_not_read(data, monkeypatch):
     line = found(model=str(TINY), data=data)["data"]
     assert (line.state, line.found) == ("ok", f"rows.csv: {len(ROWS)} B, not read here")
     assert "analyses" not in told("--model", str(TINY), "--data", data)
+
+
+def test_a_task_file_brings_its_rows_along(data, monkeypatch):
+    lines = ["template: 'Text: {text} Mood:'", "label_words: {Negative: bad, Positive: good}", f"data: {data}"]
+    Path("mood.yaml").write_text("\n".join(lines))
+    line = found(model=str(TINY), task="mood.yaml")["data"]
+    assert line.state == "ok"
+    assert line.found.startswith("3 rows (bad 2, good 1), ")
+    taken = told("--model", str(TINY), "--task", "mood.yaml")
+    assert {each["prompts"] for each in taken["analyses"]} == {3}
+    monkeypatch.setattr(doctor, "READ", 10)
+    assert "not read here" in found(model=str(TINY), task="mood.yaml")["data"].found
+    assert "analyses" not in told("--model", str(TINY), "--task", "mood.yaml")
 
 
 def test_too_little_room_on_the_disk_is_told(monkeypatch):

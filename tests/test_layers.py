@@ -81,8 +81,9 @@ ALLOWED = {
     "analyses.reweighting.lessons": ANALYSIS | {"drafts"},  # it brings drafts of three kinds together
     "parameters": {"preflight", "formats", "rows", "spreading", "tasks"},
     "dryrun": {"parameters", "planner.*", "preflight", "room", "rows", "spreading", "store", "tasks"},
-    "doctor": {"browser", "folders", "hub", "planner.*", "preflight", "room", "rows", "tasks"},
-    "needs": {"doctor", "dryrun", "parameters", "room", "rows", "tasks"},
+    "findings": {"preflight", "rows"},
+    "doctor": {"findings", "browser", "folders", "hub", "planner.*", "preflight", "room", "rows", "tasks"},
+    "needs": {"findings", "dryrun", "parameters", "room", "rows", "tasks"},
     "warm.__init__": {"warm.*"},
     "warm.engine": {"warm.*"},
     "warm.inside": {"__init__", "warm.*", "figures.*", "models.*"},
