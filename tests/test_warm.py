@@ -229,13 +229,13 @@ def residents(monkeypatch):
     """Residents over a loader that counts; every folder is a model."""
     loaded = []
 
-    def load(name, *, backend="auto", revision="", device="auto", dtype="auto", random_seed=None):
+    def load(name, *, backend="auto", revision="", remote_code=False, device="auto", dtype="auto", random_seed=None):
         loaded.append(name)
         lens = random_model()
         lens.checkpoint = Checkpoint(name, Path())
         return lens
 
-    monkeypatch.setattr(resident.preflight, "locate", lambda name, revision: Checkpoint(name, Path()))
+    monkeypatch.setattr(resident.preflight, "locate", lambda name, revision, **asked: Checkpoint(name, Path()))
     monkeypatch.setattr(Checkpoint, "fingerprint", lambda self: self.name)
     held = resident.Residents(load)
     return held, loaded
