@@ -135,7 +135,8 @@ def doctor(
         if not code and not doctor_.large(asked):
             from anchorlens import needs  # imports pandas, so after the first table
 
-            taken = needs.takes(asked)
+            with doctor_.settled(False):  # nothing is fetched, nor waited for
+                taken = needs.takes(asked)
     if json_:
         print(json.dumps(found_.summary(findings, taken)))
     elif taken:

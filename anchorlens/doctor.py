@@ -38,8 +38,8 @@ def look(asked: Asked) -> Iterator[Finding]:
     yield _hub(reachable[0])
     if folder is None:
         yield from _elsewhere(asked, reachable[0])
-    with _answered(reachable[0]):
-        yield _data(asked, toy=asked.model in preflight.TOYS)
+    with settled(reachable[0]):
+        yield _data(asked, toy=asked.model in preflight.TOYS, reachable=reachable[0])
     yield from rest
 
 
@@ -150,7 +150,7 @@ def _elsewhere(asked: Asked, reachable: bool) -> Iterator[Finding]:
         return  # said
     try:
         if not reachable:
-            with _answered(False):
+            with settled(False):
                 hub.find(asked.model, asked.revision, fetch=True, remote_code=asked.remote_code)
         hub.held_folder(asked.model)  # refuses a name that the hub would never give
         offer = hub.offer(asked.model, asked.revision, remote_code=asked.remote_code)
@@ -179,14 +179,14 @@ def _hub(reachable: bool) -> Finding:
     return Finding("hub", "missing", said, "connect to fetch models or rows; what is on this machine needs no hub")
 
 
-def _data(asked: Asked, *, toy: bool) -> Finding:
+def _data(asked: Asked, *, toy: bool, reachable: bool) -> Finding:
     try:
         task = tasks.get(asked.task)
         path = rows.file_of(task, asked.data, toy=toy)
         if path is None:
-            return Finding("data", "ok", rows.fingerprint(task, asked.data, toy=toy))
-        if large(asked):
-            said = f"{path}: {room.in_units(path.stat().st_size)}, not read here"
+            return _hub_rows(task, asked.data, reachable=reachable)
+        if _size(path) > READ:
+            said = f"{path}: {room.in_units(_size(path))}, not read here"
             return Finding("data", "ok", said, "run a notebook with --dry-run to have it checked")
         found = rows.load(task, asked.data, toy=toy)
     except tasks.TaskError as error:
@@ -199,10 +199,27 @@ def _data(asked: Asked, *, toy: bool) -> Finding:
     return Finding("data", "ok", f"{len(found)} rows ({classes}), {path}")
 
 
+def _hub_rows(task: tasks.Task, data: str, *, reachable: bool) -> Finding:
+    try:
+        with settled(False):
+            return Finding("data", "ok", f"{rows.fingerprint(task, data)}, on this machine")
+    except rows.MissingRowsError:
+        if not reachable:
+            raise
+    found = rows.fingerprint(task, data)
+    return Finding("data", "missing", f"not on this machine; there is {found}", "the first run fetches it", MISSING)
+
+
 def large(asked: Asked) -> bool:
     """Whether the rows are a file too large to be read for a look."""
-    path = Path(asked.data).expanduser()
-    return path.is_file() and path.stat().st_size > READ
+    path = rows.file_of(tasks.get(asked.task), asked.data, toy=asked.model in preflight.TOYS)
+    return path is not None and _size(path) > READ
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of the files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(each.stat().st_size for each in files if each.is_file())
 
 
 def _token() -> Finding:
@@ -231,7 +248,7 @@ def _browser() -> Finding:
 
 
 @contextmanager
-def _answered(reachable: bool) -> Iterator[None]:
+def settled(reachable: bool) -> Iterator[None]:
     """Let nobody wait for the hub a second time when it did not answer the first."""
     before = os.environ.get("HF_HUB_OFFLINE")
     if not reachable:

@@ -35,7 +35,7 @@ def takes(asked: Asked) -> dict[str, Any]:
         "loads": found[0]["loads"],
         "analyses": [
             {"notebook": each["notebook"], **each["analyses"][0]}
-            | {name: each[name] for name in ("fits", "too_long", "cached")}
+            | {name: each[name] for name in ("fits", "too_long")}
             | {"prompts": each["prompts"]["number"], "longest": each["prompts"]["longest"]}
             for each in found
         ],
