@@ -51,10 +51,8 @@ def read(model: Lens, group: Group, *, batch_tokens: int = 0, vectors: Iterable[
     """
     layers, every = tuple(vectors), range(model.cfg.n_layers)
     query_site, key_site = model.attention_sites() if layers else (Site.QUERIES, Site.KEYS)
-    home, each = (
-        device_of(model),
-        group.scoring.rows,
-    )  # layers may lie on several devices; a query's first row is itself
+    home = device_of(model)  # layers may lie on several devices
+    each = group.scoring.rows  # of a query; the first of them is itself
     tokens, demos, n_demos = group.rows.to(home), group.row_demos.to(home), len(group.anchors)
     alone = len(tokens) == n_demos
     attention: dict[int, Tensor] = {}
