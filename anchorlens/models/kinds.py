@@ -48,8 +48,8 @@ class Kind:
         if self.positions in ("standard", "rotary"):
             raise SettingError(
                 f"model {model!r} has local attention (the last {self.window} tokens), and prompts have up to "
-                f"{length}: keeping some tokens alone is exact only where the window holds the whole prompt. Take fewer "
-                "shots or shorter texts."
+                f"{length}: keeping some tokens alone is exact only where the window holds the whole prompt. Take "
+                "fewer shots or shorter texts."
             )
         raise SettingError(
             f"model {model!r} has positions of kind {self.positions!r}: keeping some tokens alone is exact for learned "
