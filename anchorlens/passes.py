@@ -14,6 +14,8 @@ from torch import Tensor
 
 from anchorlens import fitting, planner
 from anchorlens.batching import Batch, Group, Queries, batches
+from anchorlens.finite import NotFiniteError as NotFiniteError  # what analyses raise, too
+from anchorlens.finite import finite
 from anchorlens.fitting import halving as halving  # what analyses run their batches with
 from anchorlens.hooks import SettingError, Site, capturing
 from anchorlens.models import Lens, Memory, device_of
@@ -22,17 +24,6 @@ from anchorlens.scoring import Scoring
 
 Result = TypeVar("Result")
 TOP = 5  # next tokens that word loyalty compares, as in the paper
-
-
-class NotFiniteError(FloatingPointError):
-    """Answers that are not numbers; ``examples`` are those of the prompts concerned.
-
-    ``kept``: what an analysis has to hand over all the same, where leaving these prompts out would not help it.
-    """
-
-    def __init__(self, message: str, examples: Iterable[int], kept: Any = None) -> None:
-        super().__init__(message)
-        self.examples, self.kept = list(examples), kept
 
 
 @runtime_checkable
@@ -85,7 +76,7 @@ def answer(model: Lens, batch: Batch, *, checkpoint: bool | None = False) -> Flo
     if checkpoint is None:
         checkpoint = torch.is_grad_enabled() and fitting.checkpointed(model, *tokens.shape)
     final = model.at_target(tokens, target, checkpoint=checkpoint)
-    return _finite(model, batch.scoring.scores(model, final, batch.labels), batch)
+    return finite(model, batch.scoring.scores(model, final, batch.labels), batch)
 
 
 def answers(model: Lens, batch: Batch, top: int = TOP) -> Answers:
@@ -99,7 +90,7 @@ def answers(model: Lens, batch: Batch, top: int = TOP) -> Answers:
     every = model.all_logits(final)
     logits = model.label_logits(final, batch.labels) if scoring.rows == 1 else scoring.summed(every)
     every = every[:: scoring.rows]
-    return Answers(batch.example, batch.gold, _finite(model, logits, batch, every=every), every.topk(top).indices)
+    return Answers(batch.example, batch.gold, finite(model, logits, batch, every=every), every.topk(top).indices)
 
 
 def plan(model: Lens, prompts: Iterable[Prompt], batch_tokens: int = 0) -> list[Batch]:
@@ -201,7 +192,7 @@ def respond(
     every = model.all_logits(final)
     logits = model.label_logits(final, labels) if scoring.rows == 1 else scoring.summed(every)
     every = every[:: scoring.rows]
-    return Answers(asked.example, asked.gold, _finite(model, logits, asked, group, every), every.topk(top).indices)
+    return Answers(asked.example, asked.gold, finite(model, logits, asked, group, every), every.topk(top).indices)
 
 
 # --- one-token steps ---
@@ -256,7 +247,7 @@ def step(model: Lens, prepared: Prepared) -> Float[Tensor, "batch label"]:
     """
     final = model.read(prepared.memory, prepared.last, prepared.mask)
     labels = prepared.group.labels.to(final.device).expand(len(prepared.gold), -1)
-    return _finite(model, prepared.group.scoring.scores(model, final, labels), prepared, prepared.group)
+    return finite(model, prepared.group.scoring.scores(model, final, labels), prepared, prepared.group)
 
 
 # --- many prompts ---
@@ -322,49 +313,3 @@ class Keeping(list):
     def __call__(self, one: Result) -> Result:
         self.append(one)
         return one
-
-
-def _finite(
-    model: Lens,
-    logits: Tensor,
-    asked: Batch | Queries | Prepared,
-    group: Group | None = None,
-    every: Tensor | None = None,
-) -> Tensor:
-    """``logits`` of label words, if they are numbers; of the whole vocabulary (``every``), none may be NaN."""
-    good = logits.isfinite().all(-1)
-    what = "label logits" if not good.all() else "logits"
-    if every is not None:
-        good = good & ~every.isnan().any(-1)
-    if not good.all():
-        wrong, begins = asked.example[~good].tolist(), _begins(model, asked, ~good, group)
-        seed = int(asked.seed[0]) if isinstance(asked, Batch) else group.seed if group else -1
-        raise NotFiniteError(
-            f"{what} of examples {wrong} are not finite in {model.cfg.dtype}{f', seed {seed}' if seed >= 0 else ''}, "
-            f"{begins}: half precision may have overflowed (use dtype=float32), or the weights hold NaN.",
-            wrong,
-        )
-    return logits
-
-
-def _begins(model: Lens, asked: Batch | Queries | Prepared, wrong: Tensor, group: Group | None) -> str:
-    """In which layer the first wrong prompt, run whole, stops being finite; under the edits that are installed."""
-    first = int(wrong.nonzero()[0])
-    if isinstance(asked, Batch):
-        tokens = asked.tokens[first, : int(asked.target[first]) + 1]
-    else:
-        assert group is not None
-        (prompt,) = [each for each in group.prompts if each.example == int(asked.example[first])]
-        tokens = torch.tensor(prompt.ids, device=device_of(model))
-    last = len(tokens) - 1
-    try:
-        with capturing(model, Site.RESID_PRE, range(model.cfg.n_layers)) as resid:
-            final = model.at_target(tokens[None], torch.tensor([last], device=tokens.device))
-    except ValueError:  # an edit made for the whole batch does not fit one prompt of it
-        return "in a layer that cannot be told, under an edit made for several prompts"
-    bad = [layer for layer, each in resid.items() if not each.isfinite().all()]
-    if bad:
-        return f"first after layer {bad[0] - 1} (from 0)" if bad[0] else "from the embedding on"
-    if not final.isfinite().all():
-        return f"first after layer {model.cfg.n_layers - 1} (from 0)"
-    return "with finite activations in every layer of the plain run: it begins in the output matrix or under an edit"

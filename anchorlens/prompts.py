@@ -9,26 +9,16 @@ here runs a model.
 from collections import Counter
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field
-from enum import IntEnum
 from itertools import accumulate, combinations
 from typing import Any, Literal
 
 from anchorlens.drafts import Draft
+from anchorlens.pieces import Piece, write
+from anchorlens.pieces import Role as Role  # what every other module takes from here
 from anchorlens.tasks import Task
-from anchorlens.tokenizing import PromptError as PromptError  # what every other module takes from here
+from anchorlens.tokenizing import PromptError as PromptError
 from anchorlens.tokenizing import Start, check_apart, check_fast, start_of, tokenise
 from anchorlens.tokenizing import tokens_in as tokens_in
-
-
-class Role(IntEnum):
-    """What a token is in its prompt; a token has the role of its last character."""
-
-    TEXT = 0
-    TEMPLATE = 1
-    LABEL = 2  # further tokens of a label word, after its first
-    ANCHOR = 3
-    TARGET = 4
-    START = 5  # put before the text, not part of it
 
 
 class TooLongError(PromptError):
@@ -90,39 +80,6 @@ class Prompt:
     def pieces(self, tokenizer: Any) -> list[str]:
         """The text of each token."""
         return [tokenizer.decode([token]) for token in self.ids]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Characters [start, end) of a prompt's text, with their role and part."""
-
-    start: int
-    end: int
-    role: Role
-    part: int
-
-
-def write(draft: Draft) -> tuple[str, list[Piece]]:
-    """The prompt's text, and the pieces it is made of, without gaps."""
-    before, after = draft.task.template.split("{text}")
-    text, pieces = "", []
-
-    def say(words: str, role: Role, part: int) -> None:
-        nonlocal text
-        if words:
-            pieces.append(Piece(len(text), len(text) + len(words), role, part))
-            text += words
-
-    examples = [*draft.demonstrations, draft.query]
-    for part, example in enumerate(examples):
-        say(before if example.text else before.rstrip(" "), Role.TEMPLATE, part)  # no blank where no text follows
-        say(example.text, Role.TEXT, part)
-        say(after, Role.TEMPLATE, part)
-        if part < len(draft.demonstrations):
-            assert example.label is not None, "a demonstration has a class"
-            say(draft.task.label_words[example.label], Role.ANCHOR, part)
-            say(draft.task.separator, Role.TEMPLATE, part)
-    return text, pieces
 
 
 @dataclass

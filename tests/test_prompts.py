@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchorlens.drafts import Draft, load
-from anchorlens.prompts import Encoder, Prompt, PromptError, Role, TooLongError, tokens_in, write
+from anchorlens.pieces import write
+from anchorlens.prompts import Encoder, Prompt, PromptError, Role, TooLongError, tokens_in
 from anchorlens.rows import Example
 from anchorlens.tasks import SST2, TASKS, TREC, Task, with_words
 

@@ -155,7 +155,7 @@ KEYS = "template, label_words, name, separator, label_token, text, label, data, 
         (
             LABELS + "[a, a]",
             "PATH: task 'tickets': label words [' a', ' a'] are not at least two different words; "
-            "give each class a word of its own.",
+            "give each class a word of its own (a task without any is generation, which is out of scope).",
         ),
         (
             "template: '{test}:'\nlabel_words: [a, b]",

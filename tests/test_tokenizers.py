@@ -19,7 +19,8 @@ from anchorlens.analyses.information_flow import information_flow
 from anchorlens.analyses.isolation import controls
 from anchorlens.batching import collate, groups
 from anchorlens.drafts import Draft
-from anchorlens.prompts import Encoder, PromptError, Role, write
+from anchorlens.pieces import write
+from anchorlens.prompts import Encoder, PromptError, Role
 from anchorlens.rows import Example
 from anchorlens.tasks import AGNEWS, SST2, Task
 from anchorlens.tokenizing import start_of
