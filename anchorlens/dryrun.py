@@ -1,21 +1,16 @@
 """What a run would take, told before anything is loaded: from config.json, tokenizer and rows, without torch."""
 
 import json
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
-from anchorlens import parameters, planner, preflight, room, rows, spreading, store
-from anchorlens.preflight import Checkpoint
+from anchorlens import lengths, parameters, planner, preflight, room, rows, spreading, store
+from anchorlens.lengths import Prompts
 from anchorlens.rows import Example
-from anchorlens.tasks import Task
 
 DEPTHS = (1, 3, 5, 7)  # of isolation, where none are given
-SAMPLE = 2000  # texts that are tokenised at most; lengths of the rest are taken to be like theirs
-CHARACTERS = 4  # of a token, where the tokenizer cannot be read without loading it
 ANALYSES = {
     "0_tour": ("saliency", "isolation", "extraction", "re-weighting", "compression", "diagnosis"),
     "2_1_information_flow": ("saliency",),
@@ -26,31 +21,6 @@ ANALYSES = {
     "3_3_diagnosis": ("diagnosis",),
 }
 TOUR = {"draws": 5, "twin": False, "sets": 0, "epochs": 10, "train_shots": 4}  # what the tour sets by itself
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """How many prompts there will be, of how many tokens; ``said`` is how exactly this is known.
-
-    ``sets`` counts sets of demonstrations, whose tokens are ``shown``; ``asked`` are those of a query, ``bare`` those
-    of a set without its texts. Each is a mean and a maximum.
-    """
-
-    number: int
-    sets: int
-    classes: int
-    shown: tuple[float, int]
-    asked: tuple[float, int]
-    bare: tuple[float, int]
-    said: str
-
-    @property
-    def longest(self) -> int:
-        return self.shown[1] + self.asked[1]
-
-    @property
-    def mean(self) -> float:
-        return self.shown[0] + self.asked[0]
 
 
 @dataclass(frozen=True)
@@ -87,7 +57,7 @@ def estimate(
     weights = planner.weight_bytes(shape)
     free, devices = _room(weights, facts["device"], values["n_devices"])
     given = {**TOUR, **values} if notebook.stem == "0_tour" else dict(values)
-    prompts = _prompts(given, checkpoint, read)
+    prompts = lengths.prompts(given, checkpoint, read)
     known = ANALYSES.get(notebook.stem, ANALYSES["0_tour"])
     room_left = max(0, free - weights) // devices
     enough = planner.enough(shape, facts["device"])
@@ -172,77 +142,6 @@ def report(found: Mapping[str, Any]) -> str:
 _size = room.in_units
 
 
-# --- prompts ---
-
-
-def _prompts(values: Mapping[str, Any], checkpoint: Checkpoint, read: Callable[..., list[Example]]) -> Prompts:
-    task = parameters.task_of(values)
-    count, how = _counter(checkpoint.folder)
-    word = max(count(task.label_words))
-    if values["prompts"]:
-        return _from_file(task, values, count, how, word)
-    queries = read(task, values["data"], split="query", toy=checkpoint.toy)
-    pool = read(task, values["pool"], split="demonstration", toy=checkpoint.toy)
-    number = min(values["limit"] or len(queries), len(queries)) * len(values["seeds"])
-    asked = count([task.context(example.text) for example in queries[:SAMPLE]])
-    shown = _drawn(task, pool[:SAMPLE] if len(pool) > SAMPLE else pool, values["shots"], count, word)
-    bare = (word + count([task.context("") + task.separator])[0]) * values["shots"] * len(task.label_words)
-    sampled = f", from the first {SAMPLE} rows" if max(len(queries), len(pool)) > SAMPLE else ""
-    fresh = values.get("demonstrations") == "fresh"
-    sets = number if fresh else len(values["seeds"])
-    said = f"estimated{sampled}: demonstrations are drawn when it runs{how}"
-    return Prompts(number, sets, len(task.label_words), shown, _both(asked), _both([bare]), said)
-
-
-def _drawn(task: Task, pool: Sequence[Example], shots: int, count: Any, word: int) -> tuple[float, int]:
-    """Mean and largest of 200 draws of demonstrations; the draws themselves are left to the run."""
-    chance = random.Random(0)
-    lengths = dict(zip(map(id, pool), count([task.context(each.text) + task.separator for each in pool]), strict=True))
-    classes = [[each for each in pool if each.label == label] for label in range(len(task.label_words))]
-    made = [
-        sum(lengths[id(each)] + word for among in classes if among for each in chance.choices(among, k=shots))
-        for _ in range(200)
-    ]
-    return _both(made)
-
-
-def _from_file(task: Task, values: Mapping[str, Any], count: Any, how: str, word: int) -> Prompts:
-    found = rows.read_prompts(rows.path_of(values["prompts"]), task)[: values["limit"] or None]
-    alike = {tuple(demonstrations) for demonstrations, _ in found}
-    texts = {each.text for demonstrations, query in found for each in (*demonstrations, query)}
-    length = dict(zip(texts, count([task.context(text) for text in texts]), strict=True))
-    between = word + count([task.separator])[0]
-    shown = [sum(length[each.text] + between for each in demonstrations) for demonstrations in alike]
-    empty = count([task.context("")])[0] + between
-    return Prompts(
-        number=len(found),
-        sets=len(alike),
-        classes=len(task.label_words),
-        shown=_both(shown),
-        asked=_both([length[query.text] for _, query in found]),
-        bare=_both([empty * len(demonstrations) for demonstrations in alike]),
-        said=f"counted piece by piece{how}",
-    )
-
-
-def _both(lengths: Sequence[int]) -> tuple[float, int]:
-    return float(mean(lengths)), max(lengths)
-
-
-def _counter(folder: Path) -> tuple[Any, str]:
-    """What counts the tokens of texts, and what is to be said of how."""
-    if not (folder / "tokenizer.json").is_file():
-        return (
-            lambda texts: [max(1, round(len(text) / CHARACTERS)) for text in texts],
-            f"; the model has no tokenizer.json, so {CHARACTERS} characters are taken for a token",
-        )
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_truncation()
-    return lambda texts: [len(each.ids) for each in tokenizer.encode_batch(list(texts), add_special_tokens=False)], ""
-
-
 # --- analyses ---
 
 
@@ -253,7 +152,7 @@ def _need(
 
     def batch(peak: Any, tokens: int) -> int:
         most = values["batch_tokens"] // tokens if values["batch_tokens"] else planner.rows(peak, tokens, free, enough)
-        return min(prompts.number, max(1, most))
+        return prompts.rows * min(prompts.number, max(1, most // prompts.rows))
 
     if analysis == "saliency":
         return _saliency(shape, prompts, values, free, batch)
@@ -268,23 +167,25 @@ def _need(
     each = planner.remembering if remembered else planner.reading
     n = batch(lambda n: each(shape, n, length, before), length)
     shows, asks = _work(analysis, shape, prompts, values)
+    asks *= prompts.rows
     shown, asked = prompts.shown[0], prompts.asked[0]
     spent = shows * planner.operations(shape, round(shown)) + asks * planner.operations(
         shape, round(asked), round(shown)
     )
     peak = peaks[analysis]
-    return Need(analysis, peak(n), peak(1), n, n * length, shows * shown + asks * asked, spent)
+    least = peak(prompts.rows)
+    return Need(analysis, peak(n), least, n // prompts.rows, n * length, shows * shown + asks * asked, spent)
 
 
 def _saliency(shape: planner.Shape, prompts: Prompts, values: Mapping[str, Any], free: int, batch: Any) -> Need:
     longest, times = prompts.longest, 1 + values.get("twin", False)
     n = batch(lambda n: planner.differentiating(shape, n, longest, free), longest)
     anew = planner.saliency(shape, n, longest) > planner.MOST * free
-    peak, least = (planner.saliency(shape, k, longest, checkpoint=anew) for k in (n, 1))
-    least = min(least, planner.saliency(shape, 1, longest, checkpoint=True))
+    peak, least = (planner.saliency(shape, k, longest, checkpoint=anew) for k in (n, prompts.rows))
+    least = min(least, planner.saliency(shape, prompts.rows, longest, checkpoint=True))
     spent = planner.operations_with_gradient(shape, round(prompts.mean), checkpoint=anew)
-    tokens = prompts.number * prompts.mean * times
-    return Need("saliency", peak, least, n, n * longest, tokens, prompts.number * times * spent, anew)
+    times *= prompts.number * prompts.rows
+    return Need("saliency", peak, least, n // prompts.rows, n * longest, times * prompts.mean, times * spent, anew)
 
 
 def _work(analysis: str, shape: planner.Shape, prompts: Prompts, values: Mapping[str, Any]) -> Sequence[int | float]:

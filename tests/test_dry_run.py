@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from anchorlens import batch, cli, drafts, dryrun, models, parameters, planner, preflight, room, tasks
 from anchorlens.analyses import isolation
+from anchorlens.batching import groups
 from anchorlens.prompts import Encoder
 
 ROWS = Path(parameters.PACKAGE) / "toy" / "rows" / "sst2_clean.jsonl"
@@ -60,23 +61,34 @@ def test_lengths_are_those_of_the_prompts_that_are_then_drawn(tmp_path):
     assert found["longest"] == pytest.approx(max(lengths), rel=0.1)
 
 
-def test_prompts_fixed_by_a_file_are_counted_as_they_are(tmp_path):
-    lines = [
-        {
-            "demonstrations": [{"text": "a joy", "label": 1}, {"text": "slow", "label": 0}],
-            "query": {"text": t, "label": 1},
-        }
-        for t in ("i laughed", "nothing to say , slow and dull")
-    ]
+@pytest.fixture
+def fixed(tmp_path) -> Path:
+    """Two prompts in a file."""
+    shown = [{"text": "a joy", "label": 1}, {"text": "slow", "label": 0}]
+    queries = [{"text": text, "label": 1} for text in ("i laughed", "nothing to say , slow and dull")]
+    lines = [json.dumps({"demonstrations": shown, "query": query}) for query in queries]
     file = tmp_path / "prompts.jsonl"
-    file.write_text("\n".join(map(json.dumps, lines)))
-    path, given = parameters.find("2_3_extraction"), {"model": str(FIXTURES / "gpt2-tiny"), "prompts": str(file)}
-    found = dryrun.estimate(path, parameters.check(path, given), tmp_path)["prompts"]
-    lens = models.load(given["model"])
-    made = drafts.load(tasks.get("sst2"), prompts=str(file))
-    lengths = [len(prompt.ids) for prompt in Encoder(lens.tokenizer, 512).all(made)[0]]
-    assert (found["number"], found["sets"], found["longest"]) == (2, 1, max(lengths))
-    assert found["mean"] == pytest.approx(sum(lengths) / 2)
+    file.write_text("\n".join(lines))
+    return file
+
+
+@pytest.mark.parametrize("bos", ["auto", "yes"])
+@pytest.mark.parametrize("label_words", ["natural", "wonderful|terrible"])
+def test_prompts_fixed_by_a_file_are_counted_as_they_are(tmp_path, fixed, bos, label_words):
+    given = {"model": str(FIXTURES / "gpt2-tiny"), "prompts": str(fixed), "label_token": "all", "bos": bos}
+    found = estimate("2_3_extraction", tmp_path, **given, label_words=label_words)
+    lens, task = models.load(given["model"]), tasks.get("sst2", label_token="all")
+    made, _ = Encoder(lens.tokenizer, 512, bos).all(drafts.load(task, prompts=str(fixed), label_words=label_words))
+    (group,) = groups(made)
+    lengths = [len(prompt.ids) + group.scoring.more for prompt in made]
+    counted, (need,) = found["prompts"], found["analyses"]
+    assert (counted["number"], counted["sets"], counted["longest"]) == (2, 1, max(lengths))
+    assert counted["mean"] == pytest.approx(sum(lengths) / 2)
+    rows = group.scoring.rows
+    assert (counted["rows"], rows > 1) == (rows, label_words != "natural")
+    asked = sum(length - group.length for length in lengths) * rows
+    assert need["tokens"] == pytest.approx(group.length + asked)
+    assert (need["batch"], need["batch_tokens"]) == (2, 2 * rows * (max(lengths) - group.length))
 
 
 def test_a_folder_is_described_by_its_config_and_dtype(tmp_path):
