@@ -18,7 +18,7 @@ test: .venv/test  ## set up, then lint, types and tests
 	$(MAKE) test4
 
 test4: .venv4/test  ## the tests of both backends with the newest transformer-lens, which has TransformerBridge alone
-	.venv4/bin/pytest -n auto --dist load $(CONTRACT)
+	.venv4/bin/python -m pytest -n auto --dist load $(CONTRACT)
 
 .venv/python:
 	@echo "making .venv and installing torch"
@@ -36,12 +36,14 @@ test4: .venv4/test  ## the tests of both backends with the newest transformer-le
 	$(INSTALL) --editable '.[png,dev]'
 	touch $@
 
-.venv4/test: pyproject.toml constraints.txt constraints-4.txt
-	@echo "making .venv4 and installing anchorlens with transformer-lens 4"
+# All packages are .venv's but those that constraints-4.txt pins, which come first on the path.
+.venv4/test: .venv/test constraints-4.txt
+	@echo "making .venv4 with transformer-lens 4"
 	$(PYTHON) -m venv .venv4
-	sed -n 's/^\([a-z-]*==\).*/^\1/p' constraints-4.txt | grep -v -f - constraints.txt | cat - constraints-4.txt > .venv4/constraints.txt
-	.venv4/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv4/constraints.txt torch
-	.venv4/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv4/constraints.txt --editable '.[dev]'
+	.venv4/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-4.txt
+	others=$$($(BIN)/python -c "import site; print(site.getsitepackages()[0])"); \
+	own=$$(.venv4/bin/python -c "import site; print(site.getsitepackages()[0])"); \
+	echo "import site; site.addsitedir('$$others')" > "$$own/others.pth"
 	touch $@
 
 fix: .venv/test  ## what can be mended by itself

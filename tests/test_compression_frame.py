@@ -173,7 +173,7 @@ def test_parameters_out_of_range_are_refused(model, group, given, message):
     ],
 )
 def test_a_model_whose_tokens_cannot_be_kept_exactly_is_refused(group, changes, kind):
-    with pytest.raises(ValueError, match=f"{kind}.*: keeping some tokens alone is exact for learned and rotary"):
+    with pytest.raises(ValueError, match=f"{kind}.*: keeping some tokens alone is exact"):
         compression.compression(random_model(**changes), group)
 
 
