@@ -202,9 +202,10 @@ def respond(
 class Prepared:
     """Queries run up to their last token: what remains is one step of one token each.
 
-    ``memory`` holds demonstrations and queries [batch pos]; ``last`` [batch 1] is the last token of each. Where label
-    words have several tokens, all have the rows of ``group.scoring``: ``last`` is followed by beginnings of words,
-    padded on the left, with ``mask`` 0 there; ``targets`` are the columns of the targets.
+    ``memory`` holds demonstrations and queries [batch pos] or, where queries are one token each, demonstrations alone
+    [1 pos]; ``last`` [batch 1] is the last token of each. Where label words have several tokens, all have the rows of
+    ``group.scoring``: ``last`` is followed by beginnings of words, padded on the left, with ``mask`` 0 there;
+    ``targets`` are the columns of the targets.
     """
 
     group: Group
@@ -218,7 +219,7 @@ class Prepared:
         """One prompt alone, without padding."""
         one, n = slice(index, index + 1), self.group.scoring.rows
         rows = slice(index * n, index * n + n)
-        memory = self.memory.row(index * n)  # alike for all rows of a prompt
+        memory = self.memory.row(index * n if len(self.memory.mask) > 1 else 0)  # alike for all rows of a prompt
         return Prepared(self.group, memory, self.last[rows], self.mask[rows], self.gold[one], self.example[one])
 
     @property

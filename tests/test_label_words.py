@@ -407,3 +407,18 @@ def test_the_cost_of_words_counts_every_row(model, group):
     whole = sum(cost.operations(model.cfg, n) for n in lengths)
     after = sum(cost.operations(model.cfg, n - group.length, group.length) for n in lengths)
     assert table["flops_ratio"]["icl_cached"] == pytest.approx(whole / after)
+
+
+@pytest.mark.parametrize("words", [" Negative| Positive", " Abbreviation| Number"])
+def test_queries_of_a_single_token_are_trained_on_one_by_one(tokenizer, words):
+    """Nothing but the demonstrations is remembered of them, once for all."""
+    lens, encode = random_model(), Encoder(tokenizer, 96)
+    task = with_words(replace(SST2, template="{text}", label_token="all"), words)
+    shown = (Example("good", 0), Example("slow", 1))
+    made = [encode(Draft(task, shown, Example(text, 0, row), 42)) for row, text in enumerate("abc")]
+    (group,) = groups(made)
+    assert {len(prompt.ids) - group.length for prompt in made} == {1}
+    beta = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 2, 2)
+    alone = torch.cat([scaled(lens, part, beta) for part in prepared(lens, group)])
+    (together,) = prepared(lens, group, full_batch=True)
+    torch.testing.assert_close(alone, scaled(lens, together, beta), **EXACT)
