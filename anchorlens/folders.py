@@ -145,10 +145,10 @@ def named_code(name: str, folder: Path) -> dict[str, set[str]]:
         for reference in _leaves(auto_map):
             repository, _, local = reference.rpartition("--")
             module = local.rpartition(".")[0] or local
-            if repository and not (folder / f"{module}.py").is_file():
+            if repository:  # taken from there, or from its cache, whatever lies in the folder
                 raise ModelError(
                     f"model {name!r}: {file} names code of another repository, {repository!r}, which would be fetched "
-                    f"and run. Copy its {module}.py into the folder and write {local!r} in auto_map."
+                    f"and run. Copy its {module}.py into a folder of the model and write {local!r} in auto_map there."
                 )
             found.setdefault(file, set()).add(f"{module}.py")
     return found

@@ -191,8 +191,12 @@ def test_code_that_was_asked_for_must_be_there(folder):
 
 
 @pytest.mark.parametrize("remote_code", [False, True])
-def test_code_of_another_repository_is_refused_even_if_asked_for(folder, remote_code):
+@pytest.mark.parametrize("copied", [False, True])
+def test_code_of_another_repository_is_refused_even_if_asked_for(folder, remote_code, copied):
+    """transformers takes it from there, or from its cache, also where the folder has a file of that name."""
     edit(folder, auto_map={"AutoModelForCausalLM": "owner/other--modeling_x.X"})
+    if copied:
+        (folder / "modeling_x.py").touch()
     with pytest.raises(ModelError, match=r"code of another repository, 'owner/other'.* Copy its modeling_x\.py"):
         preflight.locate(str(folder), remote_code=remote_code)
 
