@@ -10,7 +10,7 @@ import torch
 from conftest import FIXTURES, random_model
 
 from anchorlens import models, preflight
-from anchorlens.hooks import Isolate, editing
+from anchorlens.hooks import Isolate, Site, capturing, editing
 from anchorlens.models.unembedding import Unembedding
 from anchorlens.preflight import ModelError
 
@@ -135,6 +135,21 @@ def test_a_model_that_ignores_edits_is_refused(monkeypatch):
     monkeypatch.setattr(model, "hooks", lambda fwd_hooks=(), bwd_hooks=(): nullcontext())
     with pytest.raises(ModelError, match="editing attention scores has no effect"):
         models._check_edits(model, tokens_for(model)[:1])
+
+
+def test_a_target_that_attends_to_one_token_alone_is_no_sign_that_hooks_are_ignored():
+    """Half precision makes 0 and 1 of what is close to them; here such weights come from large queries."""
+    model = random_model()
+    model.model.blocks[0].attn.W_Q *= 1e4
+    chance, seen = torch.Generator().manual_seed(0), set()
+    while seen != {0.0, 1.0}:
+        tokens = torch.randint(0, 1487, (1, 3), generator=chance)
+        with capturing(model, Site.PATTERN, [0]) as pattern:
+            model(tokens)
+        own = set(pattern[0][0, :, -1, -1].tolist())
+        if len(own) == 1 and own <= {0.0, 1.0}:  # in all heads
+            seen |= own
+            models._check_edits(model, tokens)
 
 
 def test_a_soft_cap_on_logits_is_kept(batch):

@@ -181,10 +181,11 @@ def _check_logits(model: Lens, tokens: Tensor, want: Tensor, dtype: str) -> None
 def _check_edits(model: Lens, tokens: Tensor) -> None:
     """Some backends call hooks and ignore what they return; such a model must not be analysed."""
     tokens = tokens.to(device_of(model))
-    last = torch.tensor([[tokens.shape[1] - 1]], device=tokens.device)  # as query and as key: in any window
     clean = model(tokens)[0, -1]
-    doubled = torch.full((1, model.cfg.n_heads, 1), 2.0, dtype=model.cfg.dtype, device=tokens.device).log()
-    edits = {"scores": Isolate(last), "patterns": Scale(last[:, 0], last, doubled)}
+    every = torch.arange(tokens.shape[1], device=tokens.device)[None]  # a single cell may be 0, and be so isolated
+    shape = (1, model.cfg.n_heads, every.shape[1])
+    doubled = torch.full(shape, 2.0, dtype=model.cfg.dtype, device=tokens.device).log()
+    edits = {"scores": Isolate(every), "patterns": Scale(every[:, -1], every, doubled)}
     for what, edit in edits.items():
         with editing(model, edit, layers=[0]):
             edited = model(tokens)[0, -1]
