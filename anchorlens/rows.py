@@ -175,13 +175,14 @@ def example(
 def class_of(label: object, task: Task, *, where: str, hint: str = "") -> int:
     """The class that ``label`` names in ``task``: by the task's ``names``, by label word, or by number from 0.
 
-    Numbers count classes only where no name and no label word looks like a number, and never in data that name their
-    classes (``formats.Named``).
+    A task without ``names`` has those of its rows on the hub, of which a file may be a copy. Numbers count classes only
+    where no name and no label word looks like a number, and never in data that name their classes (``formats.Named``).
     """
     words = [word.strip() for word in task.label_words]
+    names = task.names or (task.hub.names if task.hub else {})
     said = str(label).strip() if isinstance(label, str | Integral) else None  # a flag is "True" or "False"
     if said is not None:
-        named, worded = task.names.get(said), words.index(said) if said in words else None
+        named, worded = names.get(said), words.index(said) if said in words else None
         if named is not None and worded not in (None, named):
             raise TaskError(
                 f"{where}: label {said!r} is the name of class {named} and the label word of class {worded}; rename "
@@ -189,7 +190,7 @@ def class_of(label: object, task: Task, *, where: str, hint: str = "") -> int:
             )
         if (label_of := worded if named is None else named) is not None:
             return label_of
-        numbered = not isinstance(label, Named) and not any(each.isdecimal() for each in (*words, *task.names))
+        numbered = not isinstance(label, Named) and not any(each.isdecimal() for each in (*words, *names))
         if numbered and said.isdecimal() and int(said) < len(words):
             return int(said)
     raise TaskError(f"{where}: {_no_class(label, task, hint)}")

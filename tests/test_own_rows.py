@@ -9,7 +9,7 @@ from test_rows import COLUMNS, refused, written
 
 from anchorlens import rows
 from anchorlens.rows import Example, MissingRowsError
-from anchorlens.tasks import EMO, Task, TaskError
+from anchorlens.tasks import AGNEWS, EMO, SST2, TREC, Task, TaskError
 
 # --- columns, and what the data call their classes
 
@@ -27,6 +27,23 @@ TICKETS = Task(
 def test_a_class_is_called_by_its_name_its_word_or_its_number():
     said = ["bill", " tech ", "Billing", "Support", "0", 1]
     assert [rows.class_of(label, TICKETS, where="x") for label in said] == [0, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("task", [SST2, TREC, AGNEWS], ids=lambda task: task.name)
+def test_a_copy_of_a_papers_data_set_is_read_by_the_names_that_it_has_on_the_hub(tmp_path, task):
+    """As ``save_to_disk`` and the hub's own Parquet files number them."""
+    import datasets
+
+    hub = task.hub
+    names = list(reversed(hub.names))  # classes are mapped by name, never by number
+    features = datasets.Features({hub.text: datasets.Value("string"), hub.label: datasets.ClassLabel(names=names)})
+    held = {hub.text: ["some text"] * len(names), hub.label: range(len(names))}
+    datasets.Dataset.from_dict(held, features=features).save_to_disk(str(tmp_path / "saved"))
+    datasets.Dataset.from_dict(held, features=features).to_parquet(str(tmp_path / "rows.parquet"))
+    columns = replace(task, text=hub.text, label=hub.label)
+    for path in ("saved", "rows.parquet"):
+        found = [example.label for example in rows.read_file(tmp_path / path, columns)]
+        assert found == [hub.names[name] for name in names]
 
 
 def test_a_label_that_is_no_class_is_answered_with_names_and_words():

@@ -111,7 +111,7 @@ def test_broken_quotes_are_refused(tmp_path, line):
     [
         ("2", f". Use the number or the word{SHIFTED}"),
         ("-1", f". Use the number or the word{SHIFTED}"),
-        ("positive", f"; did you mean 'Positive'? Use the number or the word{SHIFTED}"),
+        ("Positiv", f"; did you mean 'Positive'? Use the number or the word{SHIFTED}"),
         ("", f". Fill the label or remove the row{SHIFTED}"),
         ("1.0", ". Write whole numbers (a column with gaps turns them into such: fill or remove these first)"),
     ],
