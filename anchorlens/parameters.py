@@ -214,6 +214,11 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
         raise ParameterError(
             f"train_prompts={parameters['train_prompts']!r}: {notebook.stem} trains nothing, so leave it empty."
         )
+    if parameters["train_prompts"] and not parameters["prompts"]:
+        raise ParameterError(
+            f"train_prompts={parameters['train_prompts']!r} goes with prompts=FILE, which fixes the prompts to be "
+            "answered; without it, training prompts are drawn from pool."
+        )
     rows.check_request(**{name: parameters[name] for name in ("shots", "seeds", "limit", "prompts", "data", "pool")})
     backends = preflight.resolve_backend(parameters["backend"])
     device, dtype = preflight.resolve_device(parameters["device"]), preflight.resolve_dtype(parameters["dtype"])

@@ -327,6 +327,13 @@ def test_training_prompts_are_refused_where_nothing_is_trained():
         examine(check(FLOW, {"train_prompts": "x.jsonl"}), FLOW)
 
 
+@pytest.mark.parametrize("name", parameters.TRAINING)
+def test_training_prompts_without_prompts_are_refused_before_a_kernel_starts(name):
+    path = parameters.find(name)
+    with pytest.raises(ParameterError, match=r"train_prompts='x\.jsonl' goes with prompts=FILE"):
+        examine(check(path, {"train_prompts": "x.jsonl"}), path)
+
+
 def test_a_negative_token_budget_is_refused_before_it_starts():
     with pytest.raises(ParameterError, match="batch_tokens=-1: give tokens per batch, or 0 to choose"):
         examine(check(FLOW, {"batch_tokens": -1}), FLOW)
