@@ -163,13 +163,13 @@ class Session(Gathering):
         """Store one table, checked against its analysis' COLUMNS."""
         self.target.write(frame, columns, name)
 
-    def finish(self, *, left_out: int = 0, start: str = "") -> Path:
+    def finish(self, *, left_out: int = 0, **said: str) -> Path:
         """Complete the run, and say where it is (under a runner: will be).
 
-        The manifest says how many prompts were ``left_out`` as too long, with what they ``start``, and how many parts
-        came from an earlier try.
+        The manifest says how many prompts were ``left_out`` as too long, how many parts came from an earlier try, and
+        what else is ``said``: with what prompts ``start``, what they ``ran`` through.
         """
-        notes = {"left_out": left_out, "resumed": self.resumed, **({"start": start} if start else {})}
+        notes = {"left_out": left_out, "resumed": self.resumed, **said}
         (self.folder / _NOTES).write_text(json.dumps(notes))
         if self.made_of is not None:
             self.target.finish(_manifest(self.target, self.made_of, self.values, self.started))

@@ -8,6 +8,7 @@ from typing import Any
 
 from anchorlens import lengths, parameters, planner, preflight, room, rows, spreading, store
 from anchorlens.lengths import Prompts
+from anchorlens.parameters import ParameterError
 from anchorlens.rows import Example
 
 DEPTHS = (1, 3, 5, 7)  # of isolation, where none are given
@@ -54,6 +55,7 @@ def estimate(
     facts = parameters.examine(values, notebook)
     checkpoint = preflight.locate(values["model"], values["revision"], remote_code=values["remote_code"])
     shape = planner.of_config(json.loads((checkpoint.folder / "config.json").read_text()), facts["dtype"])
+    _check_layers(values, shape.n_layers)
     weights = planner.weight_bytes(shape)
     free, devices = _room(weights, facts["device"], values["n_devices"])
     given = {**TOUR, **values} if notebook.stem == "0_tour" else dict(values)
@@ -82,6 +84,14 @@ def estimate(
         "loads": loading,
         "fits": loading and weights + devices * max(need.least for need in needs) <= free,
     }
+
+
+def _check_layers(values: Mapping[str, Any], n_layers: int) -> None:
+    """Refuse layers that the model does not have, as the analyses do."""
+    if deep := [depth for depth in values.get("depths", []) if depth > n_layers]:
+        raise ParameterError(f"depths={deep}: this model has {n_layers} layers, so each may be 0 to {n_layers}.")
+    if values.get("layer", -1) >= n_layers:
+        raise ParameterError(f"layer={values['layer']}: this model has layers 0 to {n_layers - 1}; -1 chooses one.")
 
 
 def _room(weights: int, device: str, n_devices: int) -> tuple[int, int]:

@@ -219,6 +219,11 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
             f"train_prompts={parameters['train_prompts']!r} goes with prompts=FILE, which fixes the prompts to be "
             "answered; without it, training prompts are drawn from pool."
         )
+    if parameters["prompts"] and (given := [name for name in _COLUMNS if parameters[name]]):
+        raise ParameterError(
+            f"{' and '.join(given)} with prompts={parameters['prompts']!r}: a file of prompts has text and label. "
+            f"Leave {' and '.join(given)} empty."
+        )
     rows.check_request(**{name: parameters[name] for name in ("shots", "seeds", "limit", "prompts", "data", "pool")})
     backends = preflight.resolve_backend(parameters["backend"])
     device, dtype = preflight.resolve_device(parameters["device"]), preflight.resolve_dtype(parameters["dtype"])
@@ -243,7 +248,7 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
                 rows.check_shots(found, task, 1 if replacement else parameters["shots"], where=str(path))
         facts[name] = formats.fingerprint(path, _SPLITS.get(name, "query"))
     if parameters["prompts"]:
-        facts |= dict.fromkeys((*_COLUMNS, "shots"))
+        facts |= {"shots": None}
         facts["seeds"] = parameters["seeds"][:1] if parameters["label_words"] == "random" else None
     else:
         for name in sorted(set(_SPLITS) - set(facts)):

@@ -70,10 +70,15 @@ def locate(name: str, revision: str = "", *, fetch: bool = True, remote_code: bo
             code of its own, or a name that is none.
         MissingModelError: for a hub id that is not in the cache while the hub cannot be reached, or does not have it.
     """
+    if not name.strip():
+        raise ModelError(f"model {name!r}: give a Hugging Face folder, a hub id like gpt2-xl, or {', '.join(TOYS)}.")
     try:
         folder = Path(name).expanduser()
-    except RuntimeError as error:
+        folder.exists()
+    except RuntimeError as error:  # a home of nobody
         raise MissingModelError(f"model {name!r}: {error}") from error
+    except OSError as error:  # too long
+        raise ModelError(f"model {name[:80]!r} can be no path ({error}). Give a folder, or a hub id.") from error
     if revision and (name in TOYS or folder.is_dir()):
         raise ModelError(f"revision={revision!r}: model {name!r} is not from the hub and has none; leave it empty.")
     if name in TOYS:

@@ -24,9 +24,11 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 def path_of(name: str) -> Path:
     """The file that a parameter names."""
     try:
-        return Path(name).expanduser()
-    except RuntimeError as error:
-        raise TaskError(f"{name}: {error}") from error
+        path = Path(name).expanduser()
+        path.exists()
+    except (RuntimeError, OSError) as error:  # a home of nobody, or too long
+        raise TaskError(f"{name[:80]}: no path of a file ({error}); give one.") from error
+    return path
 
 
 def read(path: Path) -> dict[str, Any]:

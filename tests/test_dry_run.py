@@ -148,6 +148,18 @@ def test_bad_input_has_its_exit_code(tmp_path):
     assert told("2_3_extraction", "-p", "model=./nowhere", code=3)["status"] == "failed"
 
 
+@pytest.mark.parametrize(
+    ("notebook", "given", "said"),
+    [
+        ("2_2_isolation", {"depths": [1, 99]}, r"depths=\[99\]: this model has 8 layers, so each may be 0 to 8"),
+        ("3_3_diagnosis", {"layer": 8}, "layer=8: this model has layers 0 to 7"),
+    ],
+)
+def test_layers_that_the_model_does_not_have_are_refused_before_it_is_loaded(tmp_path, notebook, given, said):
+    with pytest.raises(parameters.ParameterError, match=said):
+        estimate(notebook, tmp_path, **given)
+
+
 def test_a_result_that_is_there_is_told(tmp_path, monkeypatch):
     target = Path(estimate("2_3_extraction", tmp_path)["folder"])
     target.mkdir(parents=True)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,18 @@ def test_logits_are_scaled_then_capped_by_hand():
     want = 2 * torch.tensor([[0.5, 1.25, -1.5]]).tanh()  # 2, 5 and -6, halved, over the cap of 2
     torch.testing.assert_close(scaled.all(final), want)
     torch.testing.assert_close(scaled.some(final, torch.tensor([[2, 0]])), want[:, [2, 0]])
+
+
+def test_stretched_rotations_are_not_judged_in_half_precision_by_hooked():
+    lens = random_model()
+    for scaled, dtype, refused in [("yarn", "bfloat16", True), ("yarn", "float32", False), ("", "bfloat16", False)]:
+        lens.kind = replace(lens.kind, scaled=scaled)
+        with pytest.raises(ModelError, match=r"stretched \(yarn\).*backend=bridge") if refused else nullcontext():
+            models._check_scaling(lens, dtype)
+
+
+def test_what_runs_a_model_is_told_with_what_was_passed_over():
+    lens = models.load("toy", dtype="float64")
+    assert models.described(lens) == "gpt_neox through hooked on cpu, float64"
+    lens.passed_over = ("hooked: no",)
+    assert models.described(lens) == "gpt_neox through hooked on cpu, float64; passed over: hooked: no"

@@ -343,6 +343,8 @@ def test_what_a_prompts_file_overrides_is_not_in_the_key(tmp_path):
     line = '{"demonstrations": [{"text": "dull", "label": 0}], "query": {"text": "fresh", "label": 1}}'
     (tmp_path / "prompts.jsonl").write_text(line + "\n")
     given = {"prompts": str(tmp_path / "prompts.jsonl")}
-    assert key({**given, "shots": 2, "seeds": [7], "text_column": "body"}) == key(given)
+    assert key({**given, "shots": 2, "seeds": [7]}) == key(given)
+    with pytest.raises(ParameterError, match=r"text_column with prompts=.* has text and label\. Leave text_c"):
+        key({**given, "text_column": "body"})
     random = {**given, "label_words": "random"}
     assert key({**random, "seeds": [7]}) != key(random)

@@ -192,3 +192,15 @@ def test_importing_what_preflight_needs_is_cheap(module, heavy):
     code = f"import sys, anchorlens.{module}; print(*sorted(set({heavy.split()}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "model '': give a Hugging Face folder"),
+        ("x" * 5000, "can be no path .*File name too long"),
+    ],
+)
+def test_names_that_can_be_no_path_are_bad_input(name, said):
+    with pytest.raises(preflight.ModelError, match=said):
+        preflight.locate(name)

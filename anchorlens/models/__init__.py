@@ -24,7 +24,7 @@ from anchorlens.models.protocol import Lens, Memory, device_of
 from anchorlens.preflight import Checkpoint, ModelError
 from anchorlens.spreading import spread
 
-__all__ = ["Bridged", "Hooked", "Kind", "Lens", "Memory", "device_of", "load"]
+__all__ = ["Bridged", "Hooked", "Kind", "Lens", "Memory", "described", "device_of", "load"]
 
 # Against the plain Hugging Face run, relative to its largest logit. Observed: float32 1e-6; float64 1e-15 for GPT-2,
 # 1e-7 for GPT-J and GPT-NeoX and 3e-6 for Llama, where Hugging Face computes rotary angles, attention or norms in
@@ -82,9 +82,11 @@ def load(
         for backend in tried:
             try:
                 model = _through(backend, checkpoint, plain, tokenizer, devices)
+                _check_scaling(model, dtype)
                 _check_logits(model, tokens, want, dtype)
                 _check_edits(model, tokens)
                 _check_memory(model, tokens, dtype)
+                model.passed_over = tuple(reasons)
                 return model
             except _UnsupportedError as error:
                 reasons.append(f"{backend}: {error}")
@@ -111,6 +113,13 @@ def _plainly(plain: Any, tokens: Int[Tensor, "1 pos"], name: str, dtype: str) ->
             f"model {name!r}: Hugging Face itself cannot run its architecture ({plain.config.model_type}) in {dtype} "
             f"on the CPU, where it is tried first: {error}. Take another dtype."
         ) from error
+
+
+def described(model: Lens) -> str:
+    """Which backend runs a model, where, in what, and why not the one that comes first; for people and manifests."""
+    where, passed = ", ".join(model.devices), "; passed over: " + "; ".join(model.passed_over)
+    dtype = str(model.cfg.dtype).removeprefix("torch.")
+    return f"{model.kind.name} through {model.backend} on {where}, {dtype}{passed if model.passed_over else ''}"
 
 
 def _through(backend: str, checkpoint: Checkpoint, plain: Any, tokenizer: Any, devices: list[str]) -> Hooked | Bridged:
@@ -165,6 +174,16 @@ def _probe(config: Any) -> Int[Tensor, "1 pos"]:
     text = config.get_text_config()
     n = min(max(48, (window_of(text) or 0) + 16), length_of(text))
     return (torch.arange(n)[None] * 7919 + 11) % text.vocab_size
+
+
+def _check_scaling(model: Lens, dtype: str) -> None:
+    """HookedTransformer leaves out some ways of stretching rotations, an error of a tenth that half precision hides."""
+    if model.backend == "hooked" and model.kind.scaled and dtype in ("bfloat16", "float16"):
+        raise _UnsupportedError(
+            f"model {model.checkpoint.name!r}: its rotations are stretched ({model.kind.scaled}), which "
+            f"HookedTransformer reproduces for some models only, and {dtype} is too coarse to see whether it does. Use "
+            "backend=bridge, or dtype=float32."
+        )
 
 
 def _check_logits(model: Lens, tokens: Tensor, want: Tensor, dtype: str) -> None:

@@ -34,6 +34,7 @@ class Bridged:
     """
 
     backend = "bridge"
+    passed_over: tuple[str, ...] = ()
 
     def __init__(self, model: Any, tokenizer: Any, checkpoint: Checkpoint, kind: Kind) -> None:
         self.model, self.tokenizer, self.checkpoint = model, tokenizer, checkpoint

@@ -30,6 +30,7 @@ class Hooked:
     """
 
     backend = "hooked"
+    passed_over: tuple[str, ...] = ()
 
     def __init__(self, model: Any, tokenizer: Any, checkpoint: Checkpoint, kind: Kind) -> None:
         from anchorlens.models.lean import lean  # takes the seconds in which transformer-lens is imported

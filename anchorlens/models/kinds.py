@@ -23,12 +23,14 @@ class Kind:
         positions: "standard" (learned), "rotary", "alibi", or whatever else transformer-lens calls them.
         window: how far back the narrowest layer looks; None: to the beginning.
         steady: tokens up to which rotations do not depend on the prompt's length; None: they never do.
+        scaled: how rotations are stretched beyond the length of training; empty: not at all.
     """
 
     name: str
     positions: str
     window: int | None = None
     steady: int | None = None
+    scaled: str = ""
 
     def pads_exactly(self, length: int) -> bool:
         """Whether padding or leaving out tokens between others changes nothing in prompts of ``length`` tokens.
@@ -67,7 +69,8 @@ def kind_of(config: Any, positions: str) -> Kind:
         steady = rotary.get("original_max_position_embeddings") or getattr(
             text, "original_max_position_embeddings", text.max_position_embeddings
         )
-    return Kind(text.model_type, positions, window_of(text), steady)
+    scaled = ", ".join(sorted(str(each) for each in kinds - {None, "default", "proportional"}))
+    return Kind(text.model_type, positions, window_of(text), steady, scaled)
 
 
 def length_of(config: Any) -> int:

@@ -66,6 +66,7 @@ class Lens(Protocol):
     checkpoint: Checkpoint
     kind: Kind  # of positions and windows
     backend: str  # "hooked" or "bridge"
+    passed_over: tuple[str, ...]  # why backends that were tried before do not run it
 
     @property
     def devices(self) -> tuple[str, ...]:
