@@ -111,7 +111,7 @@ def demo(store: Store = Path("outputs"), force: Force = False, json_: Json = Fal
 @app.command()
 def doctor(
     model: Annotated[str, typer.Option("--model", help="A toy, a Hugging Face folder, or a hub id.")] = "toy",
-    task: Annotated[str, typer.Option("--task", help="A name from `anchorlens list tasks`.")] = "sst2",
+    task: Annotated[str, typer.Option("--task", help="A name from `anchorlens list tasks`, or a YAML file.")] = "sst2",
     data: Annotated[str, typer.Option("--data", help="Rows, for queries and demonstrations alike.")] = "",
     revision: Annotated[str, typer.Option("--revision", help="Branch, tag or commit of a hub model.")] = "",
     remote_code: Annotated[bool, typer.Option("--remote-code", help="Code that comes with the model may run.")] = False,
@@ -135,8 +135,16 @@ def doctor(
         if not code and not doctor_.large(asked):
             from anchorlens import needs  # imports pandas, so after the first table
 
-            with doctor_.settled(False):  # nothing is fetched, nor waited for
-                taken = needs.takes(asked)
+            try:
+                with doctor_.settled(False):  # nothing is fetched, nor waited for
+                    taken = needs.takes(asked)
+            except ValueError as error:  # of the kinds that a run would fail with
+                if type(error).__name__ not in EXIT_CODES:
+                    raise
+                findings.append(found_.refused("a run", error))
+                code = found_.exit_code(findings)
+                if not json_:
+                    print(found_.table(findings[-1]))
     if json_:
         print(json.dumps(found_.summary(findings, taken)))
     elif taken:

@@ -39,7 +39,7 @@ def look(asked: Asked) -> Iterator[Finding]:
     if folder is None:
         yield from _elsewhere(asked, reachable[0])
     with settled(reachable[0]):
-        yield _data(asked, toy=asked.model in preflight.TOYS, reachable=reachable[0])
+        yield from _data(asked, toy=asked.model in preflight.TOYS, reachable=reachable[0])
     yield from rest
 
 
@@ -179,24 +179,37 @@ def _hub(reachable: bool) -> Finding:
     return Finding("hub", "missing", said, "connect to fetch models or rows; what is on this machine needs no hub")
 
 
-def _data(asked: Asked, *, toy: bool, reachable: bool) -> Finding:
+def _data(asked: Asked, *, toy: bool, reachable: bool) -> Iterator[Finding]:
+    """Rows for queries and, where they come from another file, for demonstrations."""
     try:
         task = tasks.get(asked.task)
         path = rows.file_of(task, asked.data, toy=toy)
+        shown = rows.file_of(task, asked.data, split="demonstration", toy=toy)
         if path is None:
-            return _hub_rows(task, asked.data, reachable=reachable)
+            yield _hub_rows(task, asked.data, reachable=reachable)
+            return
+    except tasks.TaskError as error:
+        yield refused("data", error)
+        return
+    yield _file("data", task, asked.data, path, "query", toy=toy)
+    if shown is not None and shown != path:
+        yield _file("pool", task, asked.data, shown, "demonstration", toy=toy)
+
+
+def _file(what: str, task: tasks.Task, data: str, path: Path, split: rows.Split, *, toy: bool) -> Finding:
+    try:
         if _size(path) > READ:
             said = f"{path}: {room.in_units(_size(path))}, not read here"
-            return Finding("data", "ok", said, "run a notebook with --dry-run to have it checked")
-        found = rows.load(task, asked.data, toy=toy)
+            return Finding(what, "ok", said, "run a notebook with --dry-run to have it checked")
+        found = rows.load(task, data, split=split, toy=toy)
     except tasks.TaskError as error:
-        return refused("data", error)
+        return refused(what, error)
     counts = Counter(example.label for example in found)
     classes = ", ".join(f"{word.strip()} {counts[label]}" for label, word in enumerate(task.label_words))
     if lacking := [word.strip() for label, word in enumerate(task.label_words) if not counts[label]]:
         todo = f"give rows of {' and '.join(lacking)}: each class needs a demonstration"
-        return Finding("data", "problem", f"{path}: {len(found)} rows ({classes})", todo, BAD_INPUT)
-    return Finding("data", "ok", f"{len(found)} rows ({classes}), {path}")
+        return Finding(what, "problem", f"{path}: {len(found)} rows ({classes})", todo, BAD_INPUT)
+    return Finding(what, "ok", f"{len(found)} rows ({classes}), {path}")
 
 
 def _hub_rows(task: tasks.Task, data: str, *, reachable: bool) -> Finding:

@@ -223,6 +223,11 @@ def _separated(delimiter: str, kind: str, example: str) -> Callable[[Path, str, 
                 if None in record or None in record.values():
                     found = sum(value is not None for key, value in record.items() if key is not None)
                     found += len(record.get(None) or ())  # type: ignore[call-overload]
+                    if found < len(header):
+                        raise TaskError(
+                            f"{path}, {place}: {found} of the header's {len(header)} fields, so {len(header) - found} "
+                            "are missing. Fill them in, or remove the line."
+                        )
                     raise TaskError(
                         f"{path}, {place}: {found} fields where the header has {len(header)}, so its columns are "
                         f"shifted. Put texts with {example} in double quotes."

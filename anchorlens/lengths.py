@@ -11,6 +11,7 @@ from anchorlens import parameters, rows, tasks
 from anchorlens.preflight import Checkpoint
 from anchorlens.rows import Example
 from anchorlens.tasks import Task
+from anchorlens.tokenizing import PromptError
 
 SAMPLE = 2000  # texts that are tokenised at most; lengths of the rest are taken to be like theirs
 CHARACTERS = 4  # of a token, where the tokenizer cannot be read without loading it
@@ -49,7 +50,7 @@ def prompts(values: Mapping[str, Any], checkpoint: Checkpoint, read: Callable[..
     if values["label_words"] not in ("auto", "random"):  # by chance: the same words in another order
         task = tasks.with_words(task, values["label_words"])
     count, start = counter.count, counter.start(values["bos"])
-    words = [counter.tokens(word) for word in task.label_words]
+    words = [counter.tokens(task, word) for word in task.label_words]
     each = [len(word) for word in words]  # tokens of each class's word
     beginnings = {word[:n] for word in words for n in range(len(word))} if task.label_token == "all" else {()}
     more = max(each) - 1 if len(beginnings) > 1 else 0
@@ -130,11 +131,24 @@ class _Counter:
             return [max(1, round(len(text) / CHARACTERS)) for text in texts]
         return [len(each.ids) for each in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
-    def tokens(self, word: str) -> tuple[Any, ...]:
-        """Of a label word, what tells its tokens from those of another."""
+    def tokens(self, task: Task, word: str) -> tuple[Any, ...]:
+        """Of a label word, what tells its tokens from those of another.
+
+        Raises:
+            PromptError: for several tokens where the task takes one.
+        """
         if self.tokenizer is None:
             return tuple(word[n : n + CHARACTERS] for n in range(0, len(word), CHARACTERS))
-        return tuple(self.tokenizer.encode(word, add_special_tokens=False).ids)
+        context = task.context("")
+        before, whole = (self.tokenizer.encode(text, add_special_tokens=False) for text in (context, context + word))
+        start = len(before.ids) if whole.ids[: len(before.ids)] == before.ids else len(whole.ids) - 1  # or not apart
+        found = tuple(whole.ids[start:])
+        if len(found) > 1 and task.label_token == "only":
+            raise PromptError(
+                f"task {task.name!r}: label word {word!r} is {len(found)} tokens {whole.tokens[start:]}. Choose label "
+                "words of one token (label_words=...), or set label_token=first or label_token=all."
+            )
+        return found
 
     def start(self, bos: str) -> int:
         """How many start tokens a prompt has."""

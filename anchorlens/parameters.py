@@ -238,14 +238,18 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
     facts |= {"backend": " or ".join(backends), "label_token": task.label_token}
     if parameters["task"] not in tasks.TASKS:
         facts["task"] = task.fingerprint()  # a file may move
-    for name, path in _files(parameters, task, checkpoint.toy).items():
+    files = _files(parameters, task, checkpoint.toy)
+    for name, path in files.items():
         if name in ("prompts", "train_prompts"):
             rows.read_prompts(path, task)
         else:
             found = rows.read_file(path, task, split=_SPLITS[name])
             if name == "pool":
                 replacement = parameters["as_published"] and "demonstrations" in parameters  # a row may come twice
-                rows.check_shots(found, task, 1 if replacement else parameters["shots"], where=str(path))
+                same = files.get("data") == path and path.is_file()  # a folder may have a split for each
+                own = same and not (parameters["limit"] or replacement)  # then each row is a query, too
+                shots = 1 if replacement else parameters["shots"]
+                rows.check_shots(found, task, shots, own=own, where=str(path))
         facts[name] = formats.fingerprint(path, _SPLITS.get(name, "query"))
     if parameters["prompts"]:
         facts |= {"shots": None}

@@ -78,8 +78,17 @@ class Prompt:
         return tuple((first, *ending) for first, ending in zip(self.labels, endings, strict=True))
 
     def pieces(self, tokenizer: Any) -> list[str]:
-        """The text of each token."""
-        return [tokenizer.decode([token]) for token in self.ids]
+        """The text of each token; of a character that is several tokens, all of it with the last of them."""
+        pieces, held = [], []
+        for token in self.ids:
+            held.append(token)
+            text = tokenizer.decode(held)
+            whole = not text.endswith("\ufffd")  # the mark of a character that is not complete
+            pieces.append(text if whole else "")
+            held = [] if whole else held
+        if held:  # never completed
+            pieces[-1] = tokenizer.decode(held)
+        return pieces
 
 
 @dataclass

@@ -226,14 +226,19 @@ def check_request(
         raise TaskError(f"prompts={prompts!r} fixes every prompt; leave data={data!r} and pool={pool!r} empty.")
 
 
-def check_shots(pool: Sequence[Example], task: Task, shots: int, *, where: str) -> None:
-    """Refuse a pool of demonstrations with fewer than ``shots`` rows of some class."""
+def check_shots(pool: Sequence[Example], task: Task, shots: int, *, own: bool = False, where: str) -> None:
+    """Refuse a pool of demonstrations with fewer than ``shots`` rows of some class.
+
+    ``own``: its rows are the queries, too, none of which demonstrates itself.
+    """
     counts = Counter(example.label for example in pool)
     for label, word in enumerate(task.label_words):
-        if counts[label] < shots:
+        needed = shots + 1 if own and counts[label] else shots
+        if counts[label] < needed:
+            why = f"shots={shots} needs {needed}" + (", since a query is none of its own demonstrations" if own else "")
             raise TaskError(
-                f"{where}: {counts[label]} rows of class {label} ({word.strip()}) where shots={shots} needs {shots}. "
-                "Lower shots, or give a pool with more rows of that class."
+                f"{where}: {counts[label]} row{'s' * (counts[label] != 1)} of class {label} ({word.strip()}) where "
+                f"{why}. Lower shots, or give a pool with more rows of that class."
             )
 
 

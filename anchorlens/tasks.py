@@ -70,6 +70,11 @@ class Task:
                 f"task {self.name!r}: template {self.template!r} holds {{text}} {self.template.count('{text}')} times; "
                 "write it exactly once, where the example's text goes."
             )
+        if stray := [each for each in re.findall(r"\{[A-Za-z_]\w*\}", self.template) if each != "{text}"]:
+            raise TaskError(
+                f"task {self.name!r}: template {self.template!r} holds {', '.join(stray)}, for which nothing stands; "
+                "{text} is all that is filled, and the label word follows by itself."
+            )
         if len(self.label_words) < 2 or len(set(self.label_words)) < len(self.label_words):
             raise TaskError(
                 f"task {self.name!r}: label words {list(self.label_words)} are not at least two different words; "

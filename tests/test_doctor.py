@@ -18,7 +18,7 @@ from anchorlens.findings import Asked, Finding, exit_code
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TINY = FIXTURES / "gpt2-tiny"
-ROWS = "text,label\nslow,Negative\na joy,Positive\nso dull,Negative\n"
+ROWS = "text,label\nslow,Negative\na joy,Positive\nso dull,Negative\nfun,Positive\n"
 LINES = ("packages", "architecture", "weights", "tokenizer", "hub", "data", "hub token", "disk", "browser")
 
 
@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_said_with_what_to_do(monkeypatch):
 
 
 def test_rows_are_counted_by_class(data):
-    assert found(model=str(TINY), data=data)["data"].found == "3 rows (Negative 2, Positive 1), rows.csv"
+    assert found(model=str(TINY), data=data)["data"].found == "4 rows (Negative 2, Positive 2), rows.csv"
 
 
 @pytest.mark.parametrize(
@@ -202,9 +202,9 @@ def test_a_task_file_brings_its_rows_along(data, monkeypatch):
     Path("mood.yaml").write_text("\n".join(lines))
     line = found(model=str(TINY), task="mood.yaml")["data"]
     assert line.state == "ok"
-    assert line.found.startswith("3 rows (bad 2, good 1), ")
+    assert line.found.startswith("4 rows (bad 2, good 2), ")
     taken = told("--model", str(TINY), "--task", "mood.yaml")
-    assert {each["prompts"] for each in taken["analyses"]} == {3}
+    assert {each["prompts"] for each in taken["analyses"]} == {4}
     monkeypatch.setattr(doctor, "READ", 10)
     assert "not read here" in found(model=str(TINY), task="mood.yaml")["data"].found
     assert "analyses" not in told("--model", str(TINY), "--task", "mood.yaml")
@@ -248,3 +248,20 @@ def test_the_hub_is_asked_once_and_the_environment_left_as_it_was(monkeypatch):
 def test_errors_of_the_second_part_have_their_exit_code(data):
     failed = told("--model", str(TINY), "--data", data, "--dtype", "int8", code=2)
     assert "dtype='int8'" in failed["error"]
+
+
+def test_rows_for_demonstrations_that_are_missing_have_a_line_of_their_own(data):
+    lines = ["template: 'Text: {text} Mood:'", "label_words: {Negative: bad, Positive: good}", f"data: {data}"]
+    Path("mood.yaml").write_text("\n".join([*lines, "pool: none.csv"]))
+    lines = found(model=str(TINY), task="mood.yaml")
+    assert (lines["data"].state, lines["pool"].state, lines["pool"].code) == ("ok", "missing", 3)
+    assert "none.csv: no such file" in lines["pool"].found
+
+
+def test_what_a_run_would_refuse_when_it_begins_is_told_beside_the_rest(data):
+    lines = ["template: 'Text: {text} Mood:'", "label_words: {Negative: terrible, Positive: good}", f"data: {data}"]
+    Path("mood.yaml").write_text("\n".join(lines))
+    run = CliRunner().invoke(cli.app, ["doctor", "--model", str(TINY), "--task", "mood.yaml", "--json"])
+    said = json.loads(run.stdout.splitlines()[-1])
+    assert (run.exit_code, said["findings"][-1]["what"]) == (2, "a run")
+    assert "label word ' terrible' is 4 tokens ['Ġt', 'er', 'ri', 'ble']" in said["error"]

@@ -82,7 +82,7 @@ ALLOWED = {
     **{f"analyses.{name}": ANALYSIS | {f"analyses.{name.split('.')[0]}.*"} for name in PARTS},
     "analyses.reweighting.lessons": ANALYSIS | {"drafts"},  # it brings drafts of three kinds together
     "parameters": {"preflight", "formats", "rows", "spreading", "tasks"},
-    "lengths": {"parameters", "preflight", "rows", "tasks"},
+    "lengths": {"parameters", "preflight", "rows", "tasks", "tokenizing"},
     "dryrun": {"lengths", "parameters", "planner.*", "preflight", "room", "rows", "spreading", "store", "tasks"},
     "findings": {"preflight", "rows"},
     "doctor": {"findings", "browser", "folders", "hub", "planner.*", "preflight", "room", "rows", "tasks"},

@@ -59,7 +59,7 @@ def test_a_tasks_own_pool_is_in_the_key(ticket, tmp_path):
 
 def test_columns_are_in_the_key_and_pick_what_is_read(tmp_path):
     both = tmp_path / "both.csv"
-    both.write_text("text,label,title,mark\n" + "a joy,1,bad,0\nslow,0,good,1\n")
+    both.write_text("text,label,title,mark\n" + "a joy,1,bad,0\nslow,0,good,1\n" * 2)
     given = {"model": TINY, "data": str(both), "pool": str(both)}
     keys = [key(given), key({**given, "text_column": "title"}), key({**given, "label_column": "mark"})]
     assert len(set(keys)) == 3
@@ -85,7 +85,11 @@ def test_a_folder_of_save_to_disk_is_in_the_key_by_the_split_that_is_read(tmp_pa
 @pytest.mark.parametrize(
     ("change", "kind", "said"),
     [
-        ({"shots": 3}, TaskError, "tickets.csv: 2 rows of class 0 (Billing) where shots=3 needs 3. Lower shots, or"),
+        (
+            {"shots": 3},
+            TaskError,
+            "tickets.csv: 2 rows of class 0 (Billing) where shots=3 needs 4, since a query is none",
+        ),
         ({"task": "{tmp}/ticket.yaml"}, TaskError, "no such task file; did you mean 'tickets.yaml'?"),
         ({"data": "{tmp}/ticket.csv"}, MissingRowsError, "ticket.csv: no such file; did you mean 'tickets.csv'?"),
         ({"data": "{tmp}"}, TaskError, "so none that save_to_disk made. Name a file in it: tickets.csv."),

@@ -285,7 +285,7 @@ def test_the_key_changes_with_the_code_of_notebook_and_package_but_not_with_pros
         (
             {"shots": 3, "data": "{tmp}/rows.csv", "pool": "{tmp}/rows.csv"},
             TaskError,
-            "2 rows of class 0 (Negative) where shots=3 needs 3",
+            "2 rows of class 0 (Negative) where shots=3 needs 4",
         ),
         ({"shots": 3, "pool": "{tmp}/rows.csv"}, TaskError, "Lower shots, or give a pool with more rows"),
         ({"data": "{tmp}/shifted.csv"}, TaskError, "shifted.csv, line 2: 3 fields where the header has 2"),

@@ -347,3 +347,13 @@ def test_the_toys_own_prompts_are_known_word_for_word(toy, name):
         assert toy.decode(prompt.ids) == prompt.text
         assert [prompt.ids[p] for p in prompt.anchors] == [prompt.labels[label] for label in prompt.anchor_classes]
         assert Role.LABEL not in prompt.roles, "each of its label words is one token"
+
+
+def test_a_character_of_several_tokens_is_shown_whole_with_the_last_of_them(tokenizer):
+    draft = Draft(SST2, (Example("a café 🙂 joy", 1), Example("slow", 0)), Example("naïve", 1, 0))
+    prompt = Encoder(tokenizer, 96)(draft)
+    pieces = prompt.pieces(tokenizer)
+    assert len(pieces) == len(prompt.ids)
+    assert "".join(pieces) == prompt.text
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert "🙂" in "".join(piece for piece in pieces if len(piece) <= 2)

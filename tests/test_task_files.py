@@ -257,7 +257,7 @@ def test_the_readmes_task_can_be_pasted_as_a_file_and_as_code(write):
     (pasted,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
     found = tasks.get(write(textwrap.dedent(pasted)))
     assert (found.data, found.pool, found.names) == ("tickets.csv", "tickets_train.csv", {"billing": 0, "tech": 1})
-    (code,) = re.findall(r"(from anchorlens.tasks import Task\n.*?)drawn", readme, re.DOTALL)
-    namespace: dict[str, Any] = {}
+    (code,) = re.findall(r"from anchorlens.tasks import Task\n\nrows = .*?\n(.*?)drawn", readme, re.DOTALL)
+    namespace: dict[str, Any] = {"Task": Task}
     exec(code, namespace)
-    assert replace(found, data="", pool="", folder="") == namespace["task"]
+    assert replace(found, data="", pool="", folder="", label_token="first") == namespace["task"]

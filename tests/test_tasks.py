@@ -201,3 +201,9 @@ def test_any_other_unknown_task_is_simply_unknown(name):
 def test_a_notebook_of_generation_is_out_of_scope():
     with pytest.raises(TaskError, match="notebook '4_generation' asks for text that is generated"):
         parameters.find("4_generation")
+
+
+def test_a_placeholder_that_nothing_fills_is_refused():
+    with pytest.raises(TaskError, match=r"holds \{label\}, for which nothing stands; \{text\} is all that is filled"):
+        Task("tickets", "Ticket: {text} {label}\nTeam:", (" A", " B"))
+    assert Task("json", '{"text": "{text}"} is', (" A", " B")).context("x") == '{"text": "x"} is'
