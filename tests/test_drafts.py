@@ -325,7 +325,7 @@ def test_one_row_per_class_is_enough_where_rows_may_repeat(tmp_path):
     path.write_text("text,label\nbad,0\ngood,1\n")
     (tmp_path / "queries.csv").write_text("text,label\nfine,1\n")
     given = {"data": str(tmp_path / "queries.csv"), "pool": str(path), "shots": 3}
-    with pytest.raises(TaskError, match="1 rows of class 0"):
+    with pytest.raises(TaskError, match="1 row of class 0"):
         drafts.load(SST2, **given)
     assert len(drafts.load(SST2, **given, replacement=True)[0].demonstrations) == 6
 
@@ -345,7 +345,7 @@ def test_a_data_frame_gives_the_same_drafts_as_its_file(tmp_path):
     frame.to_csv(path)
     given = {"shots": 2, "seeds": [1, 2]}
     assert drafts.load(SST2, data=frame, pool=frame, **given) == drafts.load(SST2, data=str(path), pool=path, **given)
-    with pytest.raises(TaskError, match=r"the DataFrame: 1 rows of class 1 .* where shots=2 needs 2"):
+    with pytest.raises(TaskError, match=r"the DataFrame: 1 row of class 1 .* where shots=2 needs 2"):
         drafts.load(SST2, data=frame, pool=frame.iloc[:3], shots=2)
     with pytest.raises(TaskError, match="fixes every prompt"):
         drafts.load(SST2, data=frame, prompts="prompts.jsonl")
