@@ -19,6 +19,7 @@ from anchorlens.gathering import Gathering
 from anchorlens.parameters import RESERVED, check, content, declared, examine, find
 from anchorlens.warm import Kernel
 
+_FAILED = "failed.json"  # what a try ended with; gone when the run is tried again
 _NOTES = "notes.json"  # what a notebook has to say for the manifest, which its runner writes
 _VERSIONS = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "pandas", "papermill")
 
@@ -42,6 +43,38 @@ class Result:
     @property
     def results(self) -> Path:
         return self.folder / "results.parquet"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that may be started: all that was checked and looked up before."""
+
+    path: Path
+    parameters: dict[str, Any]  # defaults filled in
+    facts: dict[str, Any]
+    made_of: dict[str, Any]
+    target: store.Run
+
+
+def plan(notebook: str, parameters: Mapping[str, Any], root: Path) -> Plan:
+    """Check a run and find its place in the store ``root``, without starting anything.
+
+    Raises:
+        ParameterError, preflight.ModelError, tasks.TaskError: for what a run would refuse.
+    """
+    path = find(notebook)
+    values = check(path, parameters)
+    facts = examine(values, path)
+    made_of = content(path, values, facts)
+    return Plan(path, values, facts, made_of, store.Run(root.resolve() / path.stem / store.key(made_of)))
+
+
+def failure(target: store.Run) -> str:
+    """What an earlier try of a run failed with; empty if none did."""
+    try:
+        return json.loads((target.partial / _FAILED).read_text())["error"]
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 def run(
@@ -70,11 +103,8 @@ def run(
         RunError: if the notebook fails; it is kept in the partial folder, with its traceback.
         store.StoreError: if the folder cannot be written.
     """
-    path = find(notebook)
-    values = check(path, parameters)
-    facts = examine(values, path)
-    made_of = content(path, values, facts)
-    target = store.Run(root.resolve() / path.stem / store.key(made_of))
+    planned = plan(notebook, parameters, root)
+    path, values, made_of, target = planned.path, planned.parameters, planned.made_of, planned.target
     if target.whole and not force:
         return Result(path.stem, target.final, cached=True)
     with store.claiming(target, resume=not force):
@@ -84,7 +114,8 @@ def run(
         from traitlets.config import Config
 
         started, output = time.time(), target.partial / "run.ipynb"
-        given = {**parameters, "device": facts["device"], "dtype": facts["dtype"], RESERVED: str(target.partial)}
+        given = {**parameters, **{name: planned.facts[name] for name in ("device", "dtype")}}
+        given[RESERVED] = str(target.partial)
         try:
             papermill.execute_notebook(
                 _verbatim(path),
@@ -97,6 +128,8 @@ def run(
                 **(kernel.options(made_of["code"]) if kernel is not None else {}),
             )
         except papermill.exceptions.PapermillExecutionError as error:
+            said = {"error": f"{error.ename}: {error.evalue}", "ended": time.time()}
+            (target.partial / _FAILED).write_text(json.dumps(said))
             raise RunError(
                 f"{path.stem}: {error.ename}: {error.evalue}\nThe notebook up to there: {output}",
                 kind=error.ename,

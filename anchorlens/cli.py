@@ -1,4 +1,4 @@
-"""The command line: anchorlens demo | run | doctor | list. Imports what a command needs only when it runs."""
+"""The command line: anchorlens demo | run | sweep | status | doctor | list. A command imports what it needs."""
 
 import json
 import sys
@@ -151,6 +151,57 @@ def doctor(
         print(f"\n{needs.report(taken)}")
     if code:
         raise typer.Exit(code)
+
+
+@app.command()
+def sweep(
+    grid: Annotated[Path, typer.Argument(help="A YAML file of notebooks, and of parameters with one or more values.")],
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Runs at a time, each with a kernel.")] = 1,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no run after one that failed.")] = False,
+    time_limit: Annotated[float, typer.Option("--time-limit", min=0, help="Seconds a run may take; 0: any.")] = 0,
+    store: Store = Path("outputs"),
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Run a grid of models, tasks, draws and notebooks; what was done before is not done again."""
+    from anchorlens import sweep as sweep_
+
+    with _exit_codes(json_, "sweep"):
+        jobs = sweep_.jobs(sweep_.read(grid), store, where=str(grid))
+        if dry_run:
+            for job in jobs:
+                said = {"state": job.state, "job": job.name, "folder": str(job.folder), "error": job.said}
+                print(json.dumps(said) if json_ else f"{job.state:<7} {job.name}{job.said and f': {job.said}'}")
+            return
+        from anchorlens.sweep import workers as workers_
+
+        with sweep_.Events(store, len(jobs), as_json=json_) as events:
+            whole = workers_.run(jobs, store, events, workers=workers, limit=time_limit, fail_fast=fail_fast)
+    if not whole:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    store: Annotated[Path, typer.Argument(help="Folder of all runs.")] = Path("outputs"), json_: Json = False
+) -> None:
+    """Say how the latest sweep of a store stands; also while another process runs it."""
+    from anchorlens import sweep as sweep_
+
+    try:
+        found = sweep_.status(store)
+    except FileNotFoundError as error:
+        _fail(str(error), MISSING, json_, "status")
+        return
+    if json_:
+        print(json.dumps(found))
+        return
+    counts = ", ".join(f"{found[name]} {name}" for name in ("done", "cached", "failed"))
+    print(f"{found['sweep']}: {found['state']}; of {found['total']} runs {counts}")
+    for job, seconds in found["running"].items():
+        print(f"  running for {seconds:.0f} s: {job}")
+    for job, error in found["errors"].items():
+        print(f"  failed: {job}: {error}")
 
 
 @app.command("list")

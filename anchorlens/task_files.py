@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from anchorlens import yaml_files
+
 SUFFIXES = (".yaml", ".yml")
 REQUIRED = ("template", "label_words")
 OPTIONAL = ("name", "separator", "label_token", "text", "label", "data", "pool")
@@ -90,30 +92,12 @@ def _kind(value: Any) -> str:
 
 
 def _parse(path: Path) -> Any:
-    import yaml
-
-    class Strict(yaml.SafeLoader):
-        """The safe loader, which by itself takes the last of two equal keys."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            seen = set()
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                    problem = f"the key {key.value!r} is there twice"
-                    raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
-                seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-            return super().construct_mapping(node, deep)
-
     try:
-        return yaml.load(path.read_bytes().decode("utf-8-sig"), Loader=Strict)
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from error
-    except OSError as error:
+        return yaml_files.read(path)
+    except FileNotFoundError as error:
         near = [each.name for each in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        said = f"{path}: no such task file{suggestion(path.name, near)}" if not path.exists() else f"{path}: {error}."
-        raise TaskError(f"{said} Give a YAML file with template and label_words.") from error
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        said = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise TaskError(f"{path}{line}: not readable as YAML ({said}); quote texts that hold : or #.") from error
+        raise TaskError(
+            f"{path}: no such task file{suggestion(path.name, near)} Give a YAML file with template and label_words."
+        ) from error
+    except yaml_files.YamlError as error:
+        raise TaskError(str(error)) from error

@@ -27,7 +27,8 @@ PARTS = (
 # What each module may import from the package, as module names below it; "x.*" stands for all that a folder holds.
 ALLOWED = {
     "__init__": set(),
-    "task_files": set(),
+    "yaml_files": set(),
+    "task_files": {"yaml_files"},
     "tasks": {"task_files"},
     "decoders": set(),
     "folders": {"decoders"},
@@ -93,6 +94,10 @@ ALLOWED = {
     "warm.resident": {"preflight"},
     "warm.settings": set(),
     "warm.traces": set(),
+    "sweep.__init__": {"sweep.*"},
+    "sweep.grid": {"batch", "parameters", "store", "yaml_files"},
+    "sweep.events": set(),
+    "sweep.workers": {"batch", "warm.Kernel", "sweep.grid", "sweep.events"},
     "batch": {"store", "gathering", "parameters", "warm.Kernel", "__version__"},
     "toy.__init__": set(),
     "toy.corpus": {"tasks", "rows", "toy.*"},

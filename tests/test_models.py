@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FIXTURES, random_model
+from conftest import BACKENDS, FIXTURES, random_model
 
 from anchorlens import models, preflight
 from anchorlens.hooks import Isolate, Site, capturing, editing
@@ -195,3 +195,8 @@ def test_what_runs_a_model_is_told_with_what_was_passed_over():
     assert models.described(lens) == "gpt_neox through hooked on cpu, float64"
     lens.passed_over = ("hooked: no",)
     assert models.described(lens) == "gpt_neox through hooked on cpu, float64; passed over: hooked: no"
+
+
+def test_a_backend_that_is_asked_for_is_the_one_that_runs():
+    for backend in BACKENDS:
+        assert models.load(FAMILIES["gpt2"], backend=backend).backend == backend

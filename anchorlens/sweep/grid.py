@@ -1,0 +1,145 @@
+"""A grid of runs from a YAML file: every job checked, and looked up in the store, before any starts."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from anchorlens import batch, parameters, store, yaml_files
+from anchorlens.parameters import Declared, ParameterError
+
+KEYS = ("notebooks", "only")  # what a grid says beside parameters
+RELOADS = ("model", "revision", "backend", "device", "dtype", "n_devices")  # what makes a worker load another model
+
+State = Literal["cached", "failed", "new"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: what is given to its notebook, where its result is or will be, and whether it is there.
+
+    ``state`` is "failed" where an earlier try ended in an error, of which ``said`` tells.
+    """
+
+    notebook: str
+    parameters: Mapping[str, Any]
+    folder: Path
+    state: State
+    said: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.folder.name
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        given = " ".join(f"{name}={value}" for name, value in self.parameters.items())
+        return f"{self.notebook} {given}".strip()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a grid file says.
+
+    Raises:
+        ParameterError: for a file that is none.
+    """
+    try:
+        found = yaml_files.read(path)
+    except FileNotFoundError as error:
+        raise ParameterError(f"{path}: no such file; give a grid as YAML, like notebooks/paper.yaml.") from error
+    except yaml_files.YamlError as error:
+        raise ParameterError(str(error)) from error
+    if not isinstance(found, dict):
+        raise ParameterError(f"{path}: expected notebooks: and parameters, found {type(found).__name__}.")
+    return found
+
+
+def jobs(grid: Mapping[str, Any], root: Path, *, where: str = "grid") -> list[Job]:
+    """The runs of a grid, those of one model together, otherwise in the grid's order; equal ones once.
+
+    A parameter is one value or a list of them, each for a run of its own with every combination of the others; of a
+    parameter that is a list itself (``seeds``), a list of lists. ``notebooks`` are names, by default all but the tour;
+    ``only`` holds parameters of single notebooks.
+
+    Raises:
+        ParameterError: for a name that no notebook declares, a value of the wrong type, or an empty grid.
+        ModelError, TaskError: as ``batch.run``, before anything starts.
+    """
+    found: dict[Path, Job] = {}
+    for notebook, given in _combined(grid, where):
+        plan = batch.plan(notebook, given, root)
+        state, said = _state(plan.target)
+        found.setdefault(plan.target.final, Job(notebook, given, plan.target.final, state, said))
+    first: dict[tuple, int] = {}
+    for n, job in enumerate(found.values()):
+        first.setdefault(_model(job), n)
+    return sorted(found.values(), key=lambda job: first[_model(job)])
+
+
+def _model(job: Job) -> tuple[Any, ...]:
+    return tuple(str(job.parameters.get(name, "")) for name in RELOADS)
+
+
+def _state(target: store.Run) -> tuple[State, str]:
+    if target.whole:
+        return "cached", ""
+    said = batch.failure(target)
+    return ("failed", said) if said else ("new", "")
+
+
+def _combined(grid: Mapping[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    names = _notebooks(grid, where)
+    declared = {name: parameters.declared(parameters.find(name)) for name in names}
+    common = {name: value for name, value in grid.items() if name not in KEYS}
+    only = grid.get("only") or {}
+    if not isinstance(only, Mapping) or not all(isinstance(each, Mapping) for each in only.values()):
+        raise ParameterError(f"{where}: only: expected {{notebook: {{parameter: values}}}}, found {only!r}.")
+    if strange := sorted(set(only) - set(names)):
+        raise ParameterError(f"{where}: only: {', '.join(strange)} is not among the notebooks {', '.join(names)}.")
+    for name in common:
+        _check_common(name, declared, where)
+    for notebook in names:
+        asked = {**common, **only.get(notebook, {})}
+        known = declared[notebook]
+        unknown = [name for name in asked if name not in known or name == parameters.RESERVED]
+        if unknown:
+            parameters.check(parameters.find(notebook), {unknown[0]: None})  # says what there is
+        values = [_values(name, known[name], value, where) for name, value in asked.items()]
+        for chosen in product(*values):
+            yield notebook, dict(zip(asked, chosen, strict=True))
+
+
+def _notebooks(grid: Mapping[str, Any], where: str) -> list[str]:
+    asked = grid.get("notebooks", "all")
+    if asked == "all":
+        return [name for name in parameters.notebooks() if name[0] != "0"]
+    if not isinstance(asked, Sequence) or not asked or not all(isinstance(each, str) for each in asked):
+        raise ParameterError(f"{where}: notebooks: expected all, a name or a list of names, found {asked!r}.")
+    names = [asked] if isinstance(asked, str) else list(asked)
+    return list(dict.fromkeys(str(parameters.find(name).with_suffix("").name) for name in names))
+
+
+def _check_common(name: str, declared: Mapping[str, Mapping[str, Declared]], where: str) -> None:
+    """Refuse a parameter that some notebook of the grid does not have; there it would silently change nothing."""
+    having = [notebook for notebook, known in declared.items() if name in known]
+    if having and len(having) < len(declared):
+        lacking = ", ".join(sorted(set(declared) - set(having)))
+        raise ParameterError(
+            f"{where}: {name} is no parameter of {lacking}. Put it under only:, as in only: {{{having[0]}: {{{name}: "
+            "VALUE}}."
+        )
+
+
+def _values(name: str, declared: Declared, value: Any, where: str) -> list[Any]:
+    """The values of one parameter, each for runs of its own."""
+    several = isinstance(value, list) and (
+        any(isinstance(each, list) for each in value) if declared.kind.startswith("list[") else True
+    )
+    values = value if several else [value]
+    if not values:
+        raise ParameterError(f"{where}: {name} is an empty list; give at least one value, or leave it out.")
+    if repeated := [each for n, each in enumerate(values) if each in values[:n]]:
+        raise ParameterError(f"{where}: {name} has {repeated[0]!r} twice; give each value once.")
+    return values

@@ -1,0 +1,44 @@
+"""YAML read strictly: no key twice, UTF-8, and errors that name file and line."""
+
+from pathlib import Path
+from typing import Any
+
+
+class YamlError(ValueError):
+    """A file that cannot be read as YAML."""
+
+
+def read(path: Path) -> Any:
+    """What a file says; only plain values are made of it.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        YamlError: for a file that cannot be read; names it, the line and the remedy.
+    """
+    import yaml
+
+    class Strict(yaml.SafeLoader):
+        """The safe loader, which by itself takes the last of two equal keys."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    problem = f"the key {key.value!r} is there twice"
+                    raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(path.read_bytes().decode("utf-8-sig"), Loader=Strict)
+    except UnicodeDecodeError as error:
+        raise YamlError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise YamlError(f"{path}: {error}.") from error
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        said = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise YamlError(f"{path}{line}: not readable as YAML ({said}); quote texts that hold : or #.") from error
