@@ -155,7 +155,14 @@ def doctor(
 
 @app.command()
 def sweep(
-    grid: Annotated[Path, typer.Argument(help="A YAML file of notebooks, and of parameters with one or more values.")],
+    grid: Annotated[
+        Path | None, typer.Argument(help="A YAML file of notebooks, and of parameters with one or more values.")
+    ] = None,
+    notebook: Annotated[list[str] | None, typer.Option("-n", "--notebook", help="One of the notebooks.")] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="A parameter; given twice, a run of each value."),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Runs at a time, each with a kernel.")] = 1,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no run after one that failed.")] = False,
     time_limit: Annotated[float, typer.Option("--time-limit", min=0, help="Seconds a run may take; 0: any.")] = 0,
@@ -167,11 +174,12 @@ def sweep(
     from anchorlens import sweep as sweep_
 
     with _exit_codes(json_, "sweep"):
-        jobs = sweep_.jobs(sweep_.read(grid), store, where=str(grid))
+        said = sweep_.with_words(sweep_.read(grid) if grid else {}, notebook or [], parameter or [])
+        jobs = sweep_.jobs(said, store, where=str(grid or "sweep"))
         if dry_run:
             for job in jobs:
-                said = {"state": job.state, "job": job.name, "folder": str(job.folder), "error": job.said}
-                print(json.dumps(said) if json_ else f"{job.state:<7} {job.name}{job.said and f': {job.said}'}")
+                told = {"state": job.state, "job": job.name, "folder": str(job.folder), "error": job.said}
+                print(json.dumps(told) if json_ else f"{job.state:<7} {job.name}{job.said and f': {job.said}'}")
             return
         from anchorlens.sweep import workers as workers_
 

@@ -1,6 +1,6 @@
 """Many runs: models x tasks x draws x notebooks, resumable, on this machine."""
 
 from anchorlens.sweep.events import Events, status
-from anchorlens.sweep.grid import Job, jobs, read
+from anchorlens.sweep.grid import Job, jobs, read, with_words
 
-__all__ = ["Events", "Job", "jobs", "read", "status"]
+__all__ = ["Events", "Job", "jobs", "read", "status", "with_words"]

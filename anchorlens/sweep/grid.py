@@ -56,6 +56,29 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
+def with_words(grid: Mapping[str, Any], notebooks: Sequence[str], assignments: Sequence[str]) -> dict[str, Any]:
+    """A grid with what a command line says in place of what a file does: names of notebooks, and ``NAME=VALUE``.
+
+    A parameter that is given several times makes a run of each value.
+
+    Raises:
+        ParameterError: for a word that is no ``NAME=VALUE``.
+    """
+    found = {**grid, **({"notebooks": list(notebooks)} if notebooks else {})}
+    known = {
+        name: declared
+        for notebook in _notebooks(found, "sweep")
+        for name, declared in parameters.declared(parameters.find(notebook)).items()
+    }
+    said: dict[str, list[Any]] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ParameterError(f"-p {assignment!r}: expected NAME=VALUE.")
+        said.setdefault(name, []).append(known[name].parse(name, text) if name in known else text)
+    return {**found, **said}
+
+
 def jobs(grid: Mapping[str, Any], root: Path, *, where: str = "grid") -> list[Job]:
     """The runs of a grid, those of one model together, otherwise in the grid's order; equal ones once.
 

@@ -1,7 +1,9 @@
 """Local workers: processes that keep a warm kernel each; one that dies loses its run, not the others."""
 
+import fcntl
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -9,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import Any
 
+from anchorlens import preflight
 from anchorlens.sweep.events import Events
 from anchorlens.sweep.grid import Job
 
@@ -42,11 +45,13 @@ def run(
             waiting.append((job, 1))
     waiting.reverse()  # taken from the end
     threads = max(1, (os.cpu_count() or 1) // workers)
+    slots = gpus(jobs, workers)
+    held = tempfile.TemporaryDirectory(prefix="anchorlens-slots-")
     pool = ProcessPool(
         max_workers=workers,
         context=multiprocessing.get_context("spawn"),
         initializer=_begin,
-        initargs=(os.getpid(), threads),
+        initargs=(os.getpid(), threads, held.name, slots),
     )
     flying: dict[Any, tuple[Job, int, float]] = {}
     try:
@@ -76,8 +81,42 @@ def run(
         pool.join()
         events.say("interrupted")
         raise
+    finally:
+        held.cleanup()
     events.say("finished", failed=failed, left=len(waiting))
     return not failed and not waiting
+
+
+def gpus(jobs: Sequence[Job], workers: int) -> list[str]:
+    """A GPU for each worker, the workers spread evenly; none where there is none, or runs choose by themselves.
+
+    One worker sees all GPUs, and so does each where some run names its GPU or takes several.
+    """
+    there = preflight.cuda_devices()
+    given = [job.parameters for job in jobs]
+    chosen = any(str(each.get("device", "")).startswith("cuda:") or each.get("n_devices", 0) > 1 for each in given)
+    if workers == 1 or there == 0 or chosen:
+        return []
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if os.environ.get("CUDA_VISIBLE_DEVICES") else []
+    names = names or [str(n) for n in range(there)]
+    return [names[n % there] for n in range(workers)]
+
+
+def slot(folder: Path, slots: Sequence[str]) -> tuple[str, int]:
+    """Take a free slot, and hold it as long as this process lives or the handle is open.
+
+    Raises:
+        BlockingIOError: if all are taken.
+    """
+    for n, name in enumerate(slots):
+        handle = os.open(folder / str(n), os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            continue
+        return name, handle
+    raise BlockingIOError(f"all of the slots {', '.join(slots)} are taken, though each worker has one.")
 
 
 def _outcome(future: Any, limit: float) -> dict[str, Any]:
@@ -99,8 +138,8 @@ def _failed(kind: str, error: str) -> dict[str, Any]:
 _kernel: Any = None
 
 
-def _begin(scheduler: int, threads: int) -> None:
-    """Make a worker: a process group of its own, its share of threads, and an end when the scheduler ends."""
+def _begin(scheduler: int, threads: int, folder: str, slots: Sequence[str]) -> None:
+    """Make a worker: a process group of its own, its share of threads and GPUs, and an end when the scheduler ends."""
     global _kernel
     from anchorlens.warm import Kernel
 
@@ -108,6 +147,8 @@ def _begin(scheduler: int, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
+    if slots:
+        os.environ["CUDA_VISIBLE_DEVICES"], _ = slot(Path(folder), slots)
     _kernel = Kernel()
     threading.Thread(target=_follow, args=(scheduler,), daemon=True).start()
 
