@@ -54,8 +54,8 @@ class Events:
         if self._json:
             print(line, flush=True)
         elif self._bar is not None:
-            shown = more.get("job", event)
-            self._bar.update(self._task, completed=self._ended, description=f"{event} {shown}"[:60])
+            shown = f"{event} {more.get('job', '')}".strip()
+            self._bar.update(self._task, completed=self._ended, description=shown[:60])
         else:
             print(_said(event, more, self._ended, self._total), file=sys.stderr, flush=True)
 
