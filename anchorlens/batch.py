@@ -88,7 +88,8 @@ def run(
 ) -> Result:
     """Run a notebook with papermill, or return the result that is there already.
 
-    A run that was interrupted, or failed, goes on after the last part that it completed.
+    A run that was interrupted, or failed, goes on after the last part that it completed. A result that was damaged
+    since (``store.damage``) is moved aside as ``<key>.broken``, and run again.
 
     Args:
         notebook: name or path.
@@ -105,11 +106,13 @@ def run(
     """
     planned = plan(notebook, parameters, root)
     path, values, made_of, target = planned.path, planned.parameters, planned.made_of, planned.target
-    if target.whole and not force:
+    if target.whole and not force and not store.damage(target):
         return Result(path.stem, target.final, cached=True)
     with store.claiming(target, resume=not force):
-        if target.whole and not force:  # another runner was faster
-            return Result(path.stem, target.final, cached=True)
+        if target.whole and not force:
+            if not store.damage(target):  # another runner was faster
+                return Result(path.stem, target.final, cached=True)
+            target.set_aside()
         import papermill  # takes seconds, so only when something is to be run
         from traitlets.config import Config
 

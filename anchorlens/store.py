@@ -1,6 +1,7 @@
 """Keep results: a run is a folder named by a content key, whole when it is there under that name.
 
-Everything is written into ``<key>.partial`` beside it, the manifest last; then the folder is renamed. Whoever works on
+Everything is written into ``<key>.partial`` beside it, the manifest last; then the folder is renamed. A result that was
+damaged since gives way to a new run, and stays as ``<key>.broken`` to be looked at. Whoever works on
 a partial folder holds a lock on it, so that two runners of one key leave exactly one result. A table may come in parts,
 ``<table>-00003.parquet``: since the key covers all that decides a result, a later try goes on where an earlier one
 ended.
@@ -13,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 SCHEMA = 1  # version of the manifest
 _PART = re.compile(r".+-\d{5}\.parquet")
 _OF_PART = re.compile(r".+-\d{5}(\.incomplete)?(\.\d+\.writing|\.parquet)")  # and what an error may have left of one
+_SUMS, _DIGEST = _CHECKS = ("sha256", "digest")  # in a manifest: of the tables, and of all else in it
 _STAMP = b"anchorlens"  # under which a part's file says which part it is
 
 
@@ -47,8 +49,12 @@ class Run:
         return self.final.with_name(self.final.name + ".replaced")
 
     @property
+    def broken(self) -> Path:
+        return self.final.with_name(self.final.name + ".broken")
+
+    @property
     def whole(self) -> bool:
-        """Whether the result is there."""
+        """Whether the result is there; ``damage`` tells what is wrong with one."""
         return (self.final / "manifest.json").is_file()
 
     def write(self, frame: pd.DataFrame, columns: Mapping[str, str], name: str = "results") -> Path:
@@ -109,6 +115,25 @@ class Run:
             if _OF_PART.fullmatch(path.name):
                 path.unlink()
 
+    def set_aside(self) -> Path:
+        """Move a damaged result out of the way of a new run, in place of an earlier one; for the owner of the claim."""
+        with _writable(self.broken):
+            if self.broken.exists():
+                shutil.rmtree(self.broken)
+            self.final.rename(self.broken)
+        return self.broken
+
+    def tidy(self) -> None:
+        """Remove an empty partial folder that nobody works in: a runner who waited for this run was killed there."""
+        with suppress(OSError):  # there is none, or another has it
+            handle = os.open(self.partial, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self.partial.stat().st_ino == os.fstat(handle).st_ino:
+                    self.partial.rmdir()
+            finally:
+                os.close(handle)
+
     def _part(self, name: str, number: int) -> Path:
         return self.partial / f"{name}-{number:05d}.parquet"
 
@@ -118,13 +143,18 @@ class Run:
     def finish(self, manifest: Mapping[str, Any]) -> Path:
         """Write the manifest, make everything durable, and put the folder in its place; an older result gives way.
 
+        The file says more than it was given: ``schema``, and sums of the tables and of itself for ``damage``.
+
         Raises:
             StoreError: if there are no results, or the manifest is not strict JSON.
         """
         if not (self.partial / "results.parquet").is_file():
             raise StoreError(f"{self.partial}: no results.parquet was written, so there is nothing to keep.")
         try:
-            text = json.dumps({"schema": SCHEMA, **manifest}, indent=2, sort_keys=True, allow_nan=False)
+            sums = {path.name: _sum(path) for path in self.partial.glob("*.parquet")}
+            told = {"schema": SCHEMA, **manifest, _SUMS: sums}
+            told = json.loads(json.dumps(told, allow_nan=False))  # as it will be read
+            text = json.dumps({**told, _DIGEST: key(told)}, indent=2, sort_keys=True)
         except (TypeError, ValueError) as error:
             raise StoreError(f"manifest of {self.final.name}: not strict JSON ({error}).") from error
         with _writable(self.partial):
@@ -191,16 +221,45 @@ def read(folder: Path, name: str = "results") -> pd.DataFrame:
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """How a finished run came about.
+    """How a finished run came about, without what ``damage`` compares.
 
     Raises:
         StoreError: if the folder is no finished run.
     """
     path = Path(folder) / "manifest.json"
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return {name: value for name, value in told.items() if name not in _CHECKS}
+    except (OSError, ValueError, AttributeError) as error:
         raise StoreError(f"{folder} is not a finished run: its manifest.json cannot be read ({error}).") from error
+
+
+def damage(run: Run) -> str:
+    """What is wrong with a result that is there; empty if nothing is. Reads all bytes of the tables.
+
+    Figures and notebooks may be opened and saved again: they must be there, and the notebook be one.
+    """
+    try:
+        told = json.loads((run.final / "manifest.json").read_text(encoding="utf-8"))
+        digest = told.pop(_DIGEST, None)  # results from before there was one are taken as they are
+        if digest not in (None, key(told)):
+            return "manifest.json is not as it was written: its digest differs"
+        files, sums = set(told.get("files", ())), dict(told.get(_SUMS, {}))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return f"manifest.json cannot be read ({error})"
+    for name in sorted(files | set(sums) | {"results.parquet"}):
+        path = run.final / name
+        try:
+            if name in sums and _sum(path) != sums[name]:
+                return f"{name} is not as it was written: its sum differs"
+            if name not in sums and path.suffix == ".parquet":
+                pq.read_metadata(path)
+            if path.suffix == ".ipynb" and not json.loads(path.read_text(encoding="utf-8"))["cells"]:
+                return f"{name} has no cells"
+            path.stat()
+        except (OSError, ValueError, TypeError, KeyError) as error:  # pyarrow's are of these
+            return f"{name} cannot be read ({error})"
+    return ""
 
 
 def key(content: Mapping[str, Any]) -> str:
@@ -227,6 +286,11 @@ def _stamped(path: Path) -> dict[str, Any] | None:
         return json.loads((pq.read_schema(path).metadata or {})[_STAMP])
     except (OSError, pa.ArrowInvalid, KeyError, ValueError):
         return None
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

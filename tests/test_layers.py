@@ -97,7 +97,7 @@ ALLOWED = {
     "sweep.__init__": {"sweep.*"},
     "sweep.grid": {"batch", "parameters", "store", "yaml_files"},
     "sweep.events": set(),
-    "sweep.workers": {"batch", "preflight", "warm.Kernel", "sweep.grid", "sweep.events"},
+    "sweep.workers": {"batch", "preflight", "store", "warm.Kernel", "sweep.grid", "sweep.events"},
     "batch": {"store", "gathering", "parameters", "warm.Kernel", "__version__"},
     "toy.__init__": set(),
     "toy.corpus": {"tasks", "rows", "toy.*"},

@@ -19,7 +19,8 @@ State = Literal["cached", "failed", "new"]
 class Job:
     """One run: what is given to its notebook, where its result is or will be, and whether it is there.
 
-    ``state`` is "failed" where an earlier try ended in an error, of which ``said`` tells.
+    ``state`` is "failed" where an earlier try ended in an error, of which ``said`` tells; of a new one it tells what is
+    wrong with the result that is there.
     """
 
     notebook: str
@@ -107,7 +108,8 @@ def _model(job: Job) -> tuple[Any, ...]:
 
 def _state(target: store.Run) -> tuple[State, str]:
     if target.whole:
-        return "cached", ""
+        said = store.damage(target)
+        return ("new", said) if said else ("cached", "")
     said = batch.failure(target)
     return ("failed", said) if said else ("new", "")
 

@@ -3,21 +3,31 @@
 import fcntl
 import os
 import signal
-import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from anchorlens import preflight
+from anchorlens import preflight, store
 from anchorlens.sweep.events import Events
 from anchorlens.sweep.grid import Job
 
 TRIES = 3  # of a run whose worker or kernel dies
-DIED = ("DeadKernelError", "ProcessExpired", "WarmKernelError")  # abnormal ends, after which a run is tried again
+DIED = (
+    "BrokenProcessPool",
+    "DeadKernelError",
+    "ProcessExpired",
+    "WarmKernelError",
+)  # abnormal ends, after which a run is tried again
 _LOOK = 1.0  # seconds between looks at whether the scheduler lives
+_LOOKS = 5  # for processes that are to be ended
+_PATIENCE = 10  # seconds for a kernel to end in good order
+_MARK = "ANCHORLENS_WORKER"  # in the environment of all that a worker starts: survives the worker, unlike parenthood
 
 
 def run(
@@ -31,41 +41,36 @@ def run(
         fail_fast: start no further run after one that failed.
 
     Returns:
-        Whether all is done.
+        Whether all is done. No process that a run has started is left.
     """
-    import multiprocessing
-
-    from pebble import ProcessPool
-
     waiting, failed = [], 0
     for job in jobs:
         if job.state == "cached":
+            store.Run(job.folder).tidy()
             events.say("cached", job=job.name, folder=str(job.folder))
         else:
+            if job.state == "new" and job.said:
+                events.say("damaged", job=job.name, folder=str(store.Run(job.folder).broken), error=job.said)
             waiting.append((job, 1))
     waiting.reverse()  # taken from the end
     threads = max(1, (os.cpu_count() or 1) // workers)
-    slots = gpus(jobs, workers)
-    held = tempfile.TemporaryDirectory(prefix="anchorlens-slots-")
-    pool = ProcessPool(
-        max_workers=workers,
-        context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(os.getpid(), threads, held.name, slots),
-    )
-    flying: dict[Any, tuple[Job, int, float]] = {}
+    slots = gpus(jobs, workers) or [""] * workers
+    every = [_Worker(threads, slot) for slot in slots[: len(waiting)]]
+    free = every[::-1]
+    flying: dict[Any, tuple[_Worker, Job, int, float]] = {}
     try:
         while waiting or flying:
-            while waiting and len(flying) < workers and not (fail_fast and failed):
-                job, attempt = waiting.pop()
+            while waiting and free and not (fail_fast and failed):
+                (job, attempt), worker = waiting.pop(), free.pop()
                 events.say("started", job=job.name, folder=str(job.folder), attempt=attempt)
                 given = (job.notebook, dict(job.parameters), str(root))
-                flying[pool.schedule(_work, args=given, timeout=limit or None)] = job, attempt, time.monotonic()
+                flying[worker.start(given, limit)] = worker, job, attempt, time.monotonic()
             if not flying:
                 break
             for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                job, attempt, since = flying.pop(future)
-                said = _outcome(future, limit)
+                worker, job, attempt, since = flying.pop(future)
+                said = worker.outcome(future, limit)
+                free.append(worker)
                 seconds = round(time.monotonic() - since, 2)
                 if said["status"] == "failed" and said["kind"] in DIED and attempt < TRIES:
                     events.say("retried", job=job.name, error=said["error"], seconds=seconds, attempt=attempt)
@@ -74,15 +79,13 @@ def run(
                 failed += said["status"] == "failed"
                 event = said.pop("status")
                 events.say(event, job=job.name, folder=str(job.folder), seconds=seconds, **said)
-        pool.close()
-        pool.join()
+        for worker in every:
+            worker.close()
     except BaseException:
-        pool.stop()
-        pool.join()
+        for worker in every:
+            worker.end()
         events.say("interrupted")
         raise
-    finally:
-        held.cleanup()
     events.say("finished", failed=failed, left=len(waiting))
     return not failed and not waiting
 
@@ -119,16 +122,78 @@ def slot(folder: Path, slots: Sequence[str]) -> tuple[str, int]:
     raise BlockingIOError(f"all of the slots {', '.join(slots)} are taken, though each worker has one.")
 
 
-def _outcome(future: Any, limit: float) -> dict[str, Any]:
-    """What became of a run, whatever became of its worker."""
-    from pebble import ProcessExpired
+class _Worker:
+    """A process that runs jobs one by one, another one whenever it dies, and all that they start.
 
-    try:
-        return future.result()
-    except TimeoutError:
-        return _failed("TimeoutError", f"took longer than the limit of {limit:g} s and was ended")
-    except ProcessExpired as error:
-        return _failed("ProcessExpired", f"its worker died ({error}, exit code {error.exitcode})")
+    Each has a pool of its own, since a pool cannot be used any more once a worker died that had no task yet.
+    """
+
+    def __init__(self, threads: int, gpu: str) -> None:
+        self._mark, self._threads, self._gpu, self._pool = uuid.uuid4().hex, threads, gpu, None
+
+    def start(self, given: tuple[Any, ...], limit: float) -> Any:
+        """The future of a run."""
+        if self._pool is None or not self._pool.active:  # it may have died since its last run
+            self.end()
+            self._pool = self._made()
+        return self._pool.schedule(_work, args=given, timeout=limit or None)
+
+    def outcome(self, future: Any, limit: float) -> dict[str, Any]:
+        """What became of a run, whatever became of its worker."""
+        from pebble import ProcessExpired
+
+        try:
+            return future.result()
+        except TimeoutError:
+            said = _failed("TimeoutError", f"took longer than the limit of {limit:g} s and was ended")
+        except ProcessExpired as error:
+            said = _failed("ProcessExpired", f"its worker died ({error}, exit code {error.exitcode})")
+        except BrokenProcessPool as error:
+            said = _failed("BrokenProcessPool", f"its worker died before it began ({error})")
+        self.end()
+        return said
+
+    def close(self) -> None:
+        """End the worker, and its kernel in good order."""
+        if self._pool is not None and self._pool.active:
+            with suppress(OSError, RuntimeError):  # it died meanwhile
+                self._pool.schedule(_close, timeout=_PATIENCE).result()
+        self.end()
+
+    def end(self) -> None:
+        """End the worker and all that its runs have started, at once."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+            self._pool = None
+        _end_marked(self._mark)
+
+    def _made(self) -> Any:
+        import multiprocessing
+
+        from pebble import ProcessPool
+
+        context = multiprocessing.get_context("spawn")
+        given = (os.getpid(), self._mark, self._threads, self._gpu)
+        return ProcessPool(max_workers=1, context=context, initializer=_begin, initargs=given)
+
+
+def _end_marked(mark: str) -> None:
+    """Kill what a worker has started, and what that has; also where the worker is gone and they have new parents."""
+    import psutil
+
+    for _ in range(_LOOKS):  # one may start another meanwhile
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and process.environ().get(_MARK) == mark:
+                    process.kill()
+                    found.append(process)
+            except psutil.Error:  # gone, or somebody else's
+                continue
+        if not found:
+            return
+        psutil.wait_procs(found, timeout=5)
 
 
 def _failed(kind: str, error: str) -> dict[str, Any]:
@@ -138,25 +203,32 @@ def _failed(kind: str, error: str) -> dict[str, Any]:
 _kernel: Any = None
 
 
-def _begin(scheduler: int, threads: int, folder: str, slots: Sequence[str]) -> None:
+def _begin(scheduler: int, mark: str, threads: int, gpu: str) -> None:
     """Make a worker: a process group of its own, its share of threads and GPUs, and an end when the scheduler ends."""
     global _kernel
     from anchorlens.warm import Kernel
 
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(1))  # in the middle of a run; whoever sent it ends the kernel
+    os.environ[_MARK] = mark
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
-    if slots:
-        os.environ["CUDA_VISIBLE_DEVICES"], _ = slot(Path(folder), slots)
+    if gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     _kernel = Kernel()
-    threading.Thread(target=_follow, args=(scheduler,), daemon=True).start()
+    threading.Thread(target=_follow, args=(scheduler, mark), daemon=True).start()
 
 
-def _follow(scheduler: int) -> None:
+def _follow(scheduler: int, mark: str) -> None:
     while os.getppid() == scheduler:
         time.sleep(_LOOK)
-    os.killpg(0, signal.SIGKILL)  # the kernel ends by itself when its parent does
+    _end_marked(mark)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _close() -> None:
+    _kernel.close()
 
 
 def _work(notebook: str, parameters: Mapping[str, Any], root: str) -> dict[str, Any]:
