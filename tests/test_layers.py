@@ -96,7 +96,7 @@ ALLOWED = {
     "warm.traces": set(),
     "sweep.__init__": {"sweep.*"},
     "sweep.grid": {"batch", "parameters", "store", "yaml_files"},
-    "sweep.events": set(),
+    "sweep.events": {"store"},
     "sweep.workers": {"batch", "preflight", "store", "warm.Kernel", "sweep.grid", "sweep.events"},
     "batch": {"store", "gathering", "parameters", "warm.Kernel", "__version__"},
     "toy.__init__": set(),

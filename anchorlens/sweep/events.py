@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from anchorlens.store import StoreError
+
 FOLDER = "sweeps"  # in the store
 ENDS = ("done", "cached", "failed")
 
@@ -20,12 +22,21 @@ class Events:
         root: the store.
         total: how many jobs there are.
         as_json: print each event on stdout; otherwise a bar on a terminal, and a line an event elsewhere.
+
+    Raises:
+        StoreError: if nothing can be written there.
     """
 
     def __init__(self, root: Path, total: int, *, as_json: bool = False) -> None:
-        folder = root / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.jsonl"
+        self.path = root / FOLDER / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.jsonl"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch()
+        except OSError as error:
+            raise StoreError(
+                f"store {root}: cannot be written ({error.strerror}: {error.filename}), so nothing was started. Give a "
+                "folder that you may write to, with room left, as --store."
+            ) from error
         self._json, self._bar, self._total, self._ended = as_json, None, total, 0
         self._started = time.monotonic()
 
@@ -94,7 +105,7 @@ def status(root: Path) -> dict[str, Any]:
                 errors[each["job"]] = each["error"]
         elif each["event"] in ("finished", "interrupted"):
             state = each["event"]
-    begin = found[0]
+    begin = found[0] if found else {"total": 0, "process": int(files[-1].stem.rpartition("-")[2])}  # just starting
     if state == "running" and not _alive(begin["process"]):
         state = "died"
     now = datetime.now(UTC)

@@ -143,7 +143,11 @@ def _notebooks(grid: Mapping[str, Any], where: str) -> list[str]:
     if not isinstance(asked, Sequence) or not asked or not all(isinstance(each, str) for each in asked):
         raise ParameterError(f"{where}: notebooks: expected all, a name or a list of names, found {asked!r}.")
     names = [asked] if isinstance(asked, str) else list(asked)
-    return list(dict.fromkeys(str(parameters.find(name).with_suffix("").name) for name in names))
+    shipped = parameters.notebooks()
+    found: dict[Path, str] = {}
+    for name in names:
+        found.setdefault(parameters.find(name), name)
+    return [path.stem if shipped.get(path.stem) == path else name for path, name in found.items()]
 
 
 def _check_common(name: str, declared: Mapping[str, Mapping[str, Declared]], where: str) -> None:
