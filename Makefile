@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 CONTRACT := tests/test_families.py tests/test_family_analyses.py tests/test_*released.py tests/test_information_flow.py \
 	tests/test_extraction.py
 
-.PHONY: demo test test4 fix bench scaling pictures toy clean
+.PHONY: demo test test4 test-faults fix bench scaling pictures toy clean
 
 demo: .venv/demo  ## set up, then run every notebook on the shipped toy model
 	$(BIN)/anchorlens demo
@@ -19,6 +19,9 @@ test: .venv/test  ## set up, then lint, types and tests
 
 test4: .venv4/test  ## the tests of both backends with the newest transformer-lens, which has TransformerBridge alone
 	.venv4/bin/python -m pytest -n auto --dist load $(CONTRACT)
+
+test-faults: .venv/test  ## what a sweep must survive: 30 kills of each process at random moments, then real runs
+	ANCHORLENS_FAULTS=30 $(BIN)/python -m pytest tests/test_sweep_faults.py
 
 .venv/python:
 	@echo "making .venv and installing torch"
