@@ -139,7 +139,8 @@ def run(
                 folder=target.partial,
             ) from None
         except RuntimeError as error:  # the kernel died
-            kind = type(error).__name__
+            dead_at_start = type(error) is RuntimeError  # of which jupyter_client says it in words only
+            kind = "DeadKernelError" if dead_at_start else type(error).__name__
             raise RunError(f"{path.stem}: {kind}: {error}", kind=kind, folder=target.partial) from error
         if not (target.partial / "results.parquet").is_file():
             raise RunError(
