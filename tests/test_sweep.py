@@ -224,15 +224,6 @@ def test_workers_have_a_gpu_each_unless_runs_choose(tmp_path, monkeypatch, there
         assert workers.gpus(jobs, 2) == ["5", "7"]
 
 
-def test_a_slot_is_free_again_when_its_holder_is_gone(tmp_path):
-    (first, handle), (second, _) = (workers.slot(tmp_path, ["5", "7"]) for _ in range(2))
-    assert (first, second) == ("5", "7")
-    with pytest.raises(BlockingIOError, match="all of the slots 5, 7 are taken"):
-        workers.slot(tmp_path, ["5", "7"])
-    os.close(handle)
-    assert workers.slot(tmp_path, ["5", "7"])[0] == "5"
-
-
 def test_looking_at_a_grid_imports_no_torch(tmp_path):
     path = written(tmp_path, SMALL)
     code = (

@@ -1,6 +1,5 @@
 """Local workers: processes that keep a warm kernel each; one that dies loses its run, not the others."""
 
-import fcntl
 import os
 import signal
 import threading
@@ -103,23 +102,6 @@ def gpus(jobs: Sequence[Job], workers: int) -> list[str]:
     names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if os.environ.get("CUDA_VISIBLE_DEVICES") else []
     names = names or [str(n) for n in range(there)]
     return [names[n % there] for n in range(workers)]
-
-
-def slot(folder: Path, slots: Sequence[str]) -> tuple[str, int]:
-    """Take a free slot, and hold it as long as this process lives or the handle is open.
-
-    Raises:
-        BlockingIOError: if all are taken.
-    """
-    for n, name in enumerate(slots):
-        handle = os.open(folder / str(n), os.O_CREAT | os.O_RDWR)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            continue
-        return name, handle
-    raise BlockingIOError(f"all of the slots {', '.join(slots)} are taken, though each worker has one.")
 
 
 class _Worker:
