@@ -69,7 +69,7 @@ def estimate(
     done = store.Run(root.resolve() / notebook.stem / store.key(made_of))
     return {
         "notebook": notebook.stem,
-        "cached": done.whole,
+        "cached": done.whole and not store.damage(done),
         "folder": str(done.final),
         "model": {"name": values["model"], "dtype": facts["dtype"], "weights": weights, **asdict(shape)},
         "device": facts["device"],

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import FIXTURES
 from typer.testing import CliRunner
@@ -164,6 +165,8 @@ def test_a_result_that_is_there_is_told(tmp_path, monkeypatch):
     target = Path(estimate("2_3_extraction", tmp_path)["folder"])
     target.mkdir(parents=True)
     (target / "manifest.json").write_text("{}")
+    assert not estimate("2_3_extraction", tmp_path)["cached"], "a result without its table is damaged"
+    pd.DataFrame({"example": [0]}).to_parquet(target / "results.parquet")
     assert estimate("2_3_extraction", tmp_path)["cached"]
     assert batch.run("2_3_extraction", {}, root=tmp_path).cached, "and it is where a run would look"
     assert (

@@ -254,7 +254,7 @@ def test_every_key_of_a_file_is_one_of_a_task():
 
 def test_the_readmes_task_can_be_pasted_as_a_file_and_as_code(write):
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    (pasted,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    (pasted,) = re.findall(r"```yaml\n( *# tickets.*?)```", readme, re.DOTALL)
     found = tasks.get(write(textwrap.dedent(pasted)))
     assert (found.data, found.pool, found.names) == ("tickets.csv", "tickets_train.csv", {"billing": 0, "tech": 1})
     (code,) = re.findall(r"from anchorlens.tasks import Task\n\nrows = .*?\n(.*?)drawn", readme, re.DOTALL)
