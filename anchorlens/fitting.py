@@ -12,8 +12,6 @@ from anchorlens import planner, room
 from anchorlens.hooks import SettingError
 from anchorlens.models import Lens, device_of
 
-_SIGNS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # of the CPU's allocator, of MPS, of CUDA libraries
-
 Result = TypeVar("Result")
 
 
@@ -79,13 +77,9 @@ def _tried(run: Callable[[Part], Result], part: Part) -> tuple[list[Result], str
     except NoRoomError:
         raise
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not room.is_out_of_memory(error):
             raise
         return [], str(error).strip() or type(error).__name__
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in _SIGNS)
 
 
 def _release() -> None:

@@ -1,4 +1,4 @@
-"""How much memory is free: main memory, within the limits of control groups, or a GPU's. Nothing here imports torch."""
+"""How much memory is free, and what says that there is none: of main memory, or a GPU's. Nothing here imports torch."""
 
 import ctypes
 import sys
@@ -7,6 +7,13 @@ from pathlib import Path
 import psutil
 
 _GROUPS = Path("/sys/fs/cgroup")
+_SIGNS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # of the CPU's allocator, of MPS, of CUDA libraries
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is for want of memory, on whichever device."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's own
+    return named or any(sign in str(error) for sign in _SIGNS)
 
 
 def free_bytes(device: str) -> int:

@@ -4,13 +4,16 @@ import re
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from compression_helpers import DRAFTS
 from conftest import random_model
 from test_information_flow import hand_batch
+from test_spreading import everything
 
-from anchorlens import passes, readings
+from anchorlens import passes, readings, tasks
 from anchorlens.analyses import diagnosis, extraction, isolation, reweighting
 from anchorlens.analyses import information_flow as flow
 from anchorlens.analyses.compression import compression, cost, kept
@@ -422,3 +425,13 @@ def test_queries_of_a_single_token_are_trained_on_one_by_one(tokenizer, words):
     alone = torch.cat([scaled(lens, part, beta) for part in prepared(lens, group)])
     (together,) = prepared(lens, group, full_batch=True)
     torch.testing.assert_close(alone, scaled(lens, together, beta), **EXACT)
+
+
+def test_label_words_of_one_token_give_the_same_results_under_every_setting(model, tokenizer):
+    only, *others = (
+        everything(model, tokenizer, [replace(each, task=replace(each.task, label_token=setting)) for each in DRAFTS])
+        for setting in tasks.LABEL_TOKENS
+    )
+    for found in others:
+        for name, frame in only.items():
+            pd.testing.assert_frame_equal(found[name], frame, check_exact=True, obj=name)

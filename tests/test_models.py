@@ -1,7 +1,9 @@
 """Loading: unprocessed, frozen, checked against the plain Hugging Face run, and refused where that differs."""
 
+import gc
 import json
 import shutil
+import weakref
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -200,3 +202,32 @@ def test_what_runs_a_model_is_told_with_what_was_passed_over():
 def test_a_backend_that_is_asked_for_is_the_one_that_runs():
     for backend in BACKENDS:
         assert models.load(FAMILIES["gpt2"], backend=backend).backend == backend
+
+
+def test_want_of_memory_is_no_reason_to_pass_a_backend_over():
+    tokens = tokens_for(random_model())[:1]
+
+    def fails(error: Exception):
+        def made():
+            raise error
+
+        return models._tried(made, tokens, tokens, "float64")
+
+    assert fails(AttributeError("no such layer")) == (
+        None,
+        "transformer-lens fails in running this architecture: AttributeError: no such layer",
+    )
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")):
+        with pytest.raises(type(error), match=str(error)):
+            fails(error)
+
+
+def test_nothing_of_a_model_that_is_passed_over_stays_in_memory():
+    model = random_model()
+    tokens, gone = tokens_for(model)[:1], weakref.ref(model.model)
+    held = [model]
+    del model
+    found, reason = models._tried(held.pop, tokens, torch.zeros(1, 40, 1487, dtype=torch.float64), "float64")
+    gc.collect()
+    assert (found, gone()) == (None, None)
+    assert "differ from the plain Hugging Face run" in reason

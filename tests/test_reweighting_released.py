@@ -30,8 +30,8 @@ def group_of(key: str, split: str, dtype: str) -> Group:
 
 
 @cache
-def trained(key: str, dtype: str) -> training.Trained:
-    entry, lens = NUMBERS[key], released.model("gpt2", dtype)
+def trained(key: str, dtype: str, backend: str) -> training.Trained:
+    entry, lens = NUMBERS[key], released.model("gpt2", dtype, backend)
     ready = training.prepared(lens, group_of(key, "train", dtype))
     order = [list(range(len(ready)))] * entry["epochs"]
     heads = "all" if entry["n_head"] > 1 else "shared"
@@ -43,8 +43,9 @@ def key(request) -> str:
     return request.param
 
 
-@pytest.fixture(params=TOLERANCE)
-def dtype(request) -> str:
+@pytest.fixture(params=[each[1:] for each in released.both(*(("gpt2", dtype) for dtype in TOLERANCE))], ids="-".join)
+def how(request) -> tuple[str, str]:
+    """dtype and backend."""
     return request.param
 
 
@@ -56,31 +57,31 @@ def test_training_prompts_are_token_for_token_those_of_the_released_code(key):
     assert [by_class] * len(group.prompts) == entry["train_class_positions"]
 
 
-def test_losses_are_those_of_the_released_code(key, dtype):
-    losses = torch.tensor(trained(key, dtype).losses["loss"].to_numpy())
+def test_losses_are_those_of_the_released_code(key, how):
+    losses = torch.tensor(trained(key, *how).losses["loss"].to_numpy())
     want = torch.tensor(NUMBERS[key]["step_loss"], dtype=torch.float64)
-    assert released.error(losses.reshape(want.shape), want) <= TOLERANCE[dtype]
+    assert released.error(losses.reshape(want.shape), want) <= TOLERANCE[how[0]]
 
 
-def test_factors_after_each_epoch_are_those_of_the_released_code(key, dtype):
-    classes = group_of(key, "train", dtype).anchor_classes
+def test_factors_after_each_epoch_are_those_of_the_released_code(key, how):
+    classes = group_of(key, "train", how[0]).anchor_classes
     want = released.tensors("gpt2", "reweighting")[f"{key}.beta_per_epoch"][..., classes]  # stored in class order
-    assert released.error(trained(key, dtype).by_epoch, want) <= TOLERANCE[dtype]
+    assert released.error(trained(key, *how).by_epoch, want) <= TOLERANCE[how[0]]
 
 
-def test_answers_with_and_without_are_those_of_the_released_code(key, dtype):
-    entry, group = NUMBERS[key], group_of(key, "test", dtype)
-    answers = reweighting.compare(released.model("gpt2", dtype), group, trained(key, dtype).beta)
+def test_answers_with_and_without_are_those_of_the_released_code(key, how):
+    entry, group = NUMBERS[key], group_of(key, "test", how[0])
+    answers = reweighting.compare(released.model("gpt2", *how), group, trained(key, *how).beta)
     for logits, arm in zip(answers, ("without", "with"), strict=True):
         want = torch.tensor(entry[f"label_logits_{arm}"], dtype=torch.float64)
-        assert released.error(logits, want) <= TOLERANCE[dtype]
+        assert released.error(logits, want) <= TOLERANCE[how[0]]
         gold = torch.tensor([prompt.gold for prompt in group.prompts])
         assert (logits.argmax(-1) == gold).double().mean().item() == pytest.approx(entry[f"accuracy_{arm}"])
 
 
 @pytest.mark.parametrize("as_published", [False, True])
 def test_printed_losses_are_those_of_the_released_code_only_as_published(key, as_published):
-    losses = trained(key, "float64").losses.assign(seed=42, group=0)
+    losses = trained(key, "float64", "").losses.assign(seed=42, group=0)
     name = "official_divisor_n_minus_1" if as_published else "mean"
     mean = reweighting.mean_losses(losses, as_published=as_published)
     want = [each[name] for each in NUMBERS[key]["epoch_loss"]]

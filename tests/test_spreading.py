@@ -7,7 +7,7 @@ import pandas as pd
 import pretend
 import pytest
 import torch
-from compression_helpers import encoded
+from compression_helpers import DRAFTS, encoded
 from conftest import random_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig
 
@@ -15,6 +15,7 @@ from anchorlens import fitting, passes, preflight, readings
 from anchorlens.analyses import compression, extraction, information_flow, isolation
 from anchorlens.analyses.reweighting import compare, prepared, train
 from anchorlens.batching import groups
+from anchorlens.drafts import Draft
 from anchorlens.models import Lens, bridge, hooked
 from anchorlens.models.kinds import kind_of
 from anchorlens.preflight import Checkpoint, ModelError
@@ -38,9 +39,9 @@ def bridged(name: str, devices: list[str], tokenizer) -> bridge.Bridged:
     return bridge.Bridged(model, tokenizer, checkpoint, kind_of(plain.config, model.cfg.positional_embedding_type))
 
 
-def everything(lens: Lens, tokenizer) -> dict[str, pd.DataFrame]:
+def everything(lens: Lens, tokenizer, drafts: list[Draft] = DRAFTS) -> dict[str, pd.DataFrame]:
     """Each analysis of a few prompts."""
-    prompts = [prompt for prompt in encoded(tokenizer) if prompt.gold is not None]
+    prompts = [prompt for prompt in encoded(tokenizer, drafts) if prompt.gold is not None]
     (group,) = groups(prompts)
     (batch,) = passes.plan(lens, prompts, 10_000)
     layers = range(lens.cfg.n_layers) if lens.backend == "hooked" or lens.kind.name != "gpt_neox" else ()

@@ -6,6 +6,7 @@ every gradient and edit of an attention pattern (by up to 8 % of the saliency on
 
 import pickle
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -80,26 +81,34 @@ def load(
         needed = sum(each.numel() * each.element_size() for each in [*plain.parameters(), *plain.buffers()])
         devices = spread(needed, device, n_devices, room.free_bytes)
         for backend in tried:
-            try:
-                model = _through(backend, checkpoint, plain, tokenizer, devices)
-                _check_scaling(model, dtype)
-                _check_logits(model, tokens, want, dtype)
-                _check_edits(model, tokens)
-                _check_memory(model, tokens, dtype)
+            made = partial(_through, backend, checkpoint, plain, tokenizer, devices)
+            model, reason = _tried(made, tokens, want, dtype)
+            if model is not None:
                 model.passed_over = tuple(reasons)
                 return model
-            except _UnsupportedError as error:
-                reasons.append(f"{backend}: {error}")
-            except (ModelError, torch.OutOfMemoryError):
-                raise
-            except _FAILURES as error:
-                if "allocate memory" in str(error):
-                    raise
-                reasons.append(
-                    f"{backend}: model {name!r}: transformer-lens fails in running its architecture "
-                    f"({plain.config.model_type}): {type(error).__name__}: {error}"
-                )
+            reasons.append(f"{backend}: {reason}")
     raise ModelError("\n".join(reasons))
+
+
+def _tried(
+    made: Callable[[], Hooked | Bridged], tokens: Tensor, want: Tensor, dtype: str
+) -> tuple[Hooked | Bridged | None, str]:
+    """A model that runs exactly, or why it does not; then nothing of it stays in memory beside the next one."""
+    try:
+        model = made()
+        _check_scaling(model, dtype)
+        _check_logits(model, tokens, want, dtype)
+        _check_edits(model, tokens)
+        _check_memory(model, tokens, dtype)
+        return model, ""
+    except _UnsupportedError as error:
+        return None, str(error)
+    except ModelError:
+        raise
+    except _FAILURES as error:
+        if room.is_out_of_memory(error):
+            raise
+        return None, f"transformer-lens fails in running this architecture: {type(error).__name__}: {error}"
 
 
 def _plainly(plain: Any, tokens: Int[Tensor, "1 pos"], name: str, dtype: str) -> Tensor:
@@ -107,7 +116,7 @@ def _plainly(plain: Any, tokens: Int[Tensor, "1 pos"], name: str, dtype: str) ->
     try:
         return plain(tokens).logits.double()
     except RuntimeError as error:  # mixtures of experts know no float64
-        if "allocate memory" in str(error):
+        if room.is_out_of_memory(error):
             raise
         raise ModelError(
             f"model {name!r}: Hugging Face itself cannot run its architecture ({plain.config.model_type}) in {dtype} "

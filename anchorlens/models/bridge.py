@@ -253,7 +253,7 @@ def convert(checkpoint: Checkpoint, plain: Any, devices: Sequence[str], *, token
                 device=devices[0] if len(devices) == 1 else None,
                 dtype=plain.dtype,
             )
-    except (NotImplementedError, KeyError, AttributeError, ValueError, RuntimeError) as error:
+    except (NotImplementedError, KeyError, AttributeError, ValueError) as error:
         raise ArchitectureError(
             f"model {checkpoint.name!r}: transformer-lens' bridge does not know its architecture "
             f"{plain.config.architectures or plain.config.model_type}: {type(error).__name__}: {error}"
