@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import families
 import pytest
 import torch
 from conftest import BACKENDS, FIXTURES, random_model
@@ -231,3 +232,31 @@ def test_nothing_of_a_model_that_is_passed_over_stays_in_memory():
     gc.collect()
     assert (found, gone()) == (None, None)
     assert "differ from the plain Hugging Face run" in reason
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "want"),
+    [
+        ({"max_position_embeddings": 512}, 10**6, 48),
+        ({"max_position_embeddings": 32}, 10**6, 32),
+        ({"max_position_embeddings": 512, "sliding_window": 100}, 10**6, 116),
+        ({"max_position_embeddings": 110, "sliding_window": 100}, 10**6, 110),
+        ({"max_position_embeddings": 512, "sliding_window": 20}, 10**6, 48),
+        ({"max_position_embeddings": 32768, "sliding_window": 4096}, 7 * 10**9, 48),
+    ],
+)
+def test_a_model_is_tried_beyond_its_window_where_that_takes_seconds(given, size, want):
+    from transformers import MistralConfig
+
+    config = MistralConfig(**{"sliding_window": None, **given})
+    assert models._probe(config, size).shape == (1, want)
+
+
+def test_where_it_was_not_tried_beyond_its_window_prompts_end_there(tmp_path, monkeypatch):
+    folder = str(families.built(families.FAMILIES["mistral"], tmp_path))
+    assert models.load(folder).cfg.n_ctx == families.N_CTX
+    monkeypatch.setattr(models, "AFFORDED", 0)
+    monkeypatch.setattr(models, "PROBE", families.WINDOW)
+    lens = models.load(folder)
+    assert lens.cfg.n_ctx == families.WINDOW
+    assert "for prompts of up to 20 tokens, which its window holds" in models.described(lens)

@@ -35,6 +35,10 @@ _AGREEMENT = {"float64": 1e-5, "float32": 1e-4, "bfloat16": 0.1, "float16": 0.02
 _FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 
 
+PROBE = 48  # tokens that a model is tried on
+AFFORDED = 1e12  # operations of a run of more tokens, several of which are made while a model is loaded
+
+
 class _UnsupportedError(ModelError):
     """A backend that cannot run a model exactly; another one may."""
 
@@ -76,7 +80,7 @@ def load(
     plain, tokenizer = _hugging_face(checkpoint, getattr(torch, dtype), trust=remote_code)
     reasons = []
     with torch.no_grad():
-        tokens = _probe(plain.config)
+        tokens = _probe(plain.config, sum(each.numel() for each in plain.parameters()))
         want = _plainly(plain, tokens, name, dtype)
         needed = sum(each.numel() * each.element_size() for each in [*plain.parameters(), *plain.buffers()])
         devices = spread(needed, device, n_devices, room.free_bytes)
@@ -85,6 +89,8 @@ def load(
             model, reason = _tried(made, tokens, want, dtype)
             if model is not None:
                 model.passed_over = tuple(reasons)
+                if model.kind.window and tokens.shape[1] <= model.kind.window:  # what lies beyond was not tried
+                    model.cfg.n_ctx = min(model.cfg.n_ctx, model.kind.window)
                 return model
             reasons.append(f"{backend}: {reason}")
     raise ModelError("\n".join(reasons))
@@ -128,7 +134,10 @@ def described(model: Lens) -> str:
     """Which backend runs a model, where, in what, and why not the one that comes first; for people and manifests."""
     where, passed = ", ".join(model.devices), "; passed over: " + "; ".join(model.passed_over)
     dtype = str(model.cfg.dtype).removeprefix("torch.")
-    return f"{model.kind.name} through {model.backend} on {where}, {dtype}{passed if model.passed_over else ''}"
+    said = f"{model.kind.name} through {model.backend} on {where}, {dtype}"
+    if model.kind.window == model.cfg.n_ctx:
+        said += f", for prompts of up to {model.cfg.n_ctx} tokens, which its window holds"
+    return said + passed if model.passed_over else said
 
 
 def _through(backend: str, checkpoint: Checkpoint, plain: Any, tokenizer: Any, devices: list[str]) -> Hooked | Bridged:
@@ -174,14 +183,22 @@ def _hugging_face(checkpoint: Checkpoint, dtype: torch.dtype, *, trust: bool) ->
             "code. Save it as safetensors where you trust it: save_pretrained does."
         ) from error
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, SafetensorError) as error:
+        if room.is_out_of_memory(error):
+            raise
         raise ModelError(f"model {checkpoint.name!r}: Hugging Face cannot load {folder}: {error}") from error
     return plain.eval().requires_grad_(False), tokenizer
 
 
-def _probe(config: Any) -> Int[Tensor, "1 pos"]:
-    """Tokens spread over the vocabulary, to try a model on: a few more than its narrowest layer looks back."""
+def _probe(config: Any, size: int) -> Int[Tensor, "1 pos"]:
+    """Tokens spread over the vocabulary, to try a model of ``size`` parameters on.
+
+    A few more than its narrowest layer looks back, where running so many takes seconds and not minutes.
+    """
     text = config.get_text_config()
-    n = min(max(48, (window_of(text) or 0) + 16), length_of(text))
+    n = (window_of(text) or 0) + 16
+    if n < PROBE or 2 * size * n > AFFORDED:
+        n = PROBE
+    n = min(n, length_of(text) or n)
     return (torch.arange(n)[None] * 7919 + 11) % text.vocab_size
 
 

@@ -216,7 +216,7 @@ def convert(checkpoint: Checkpoint, plain: Any, devices: Sequence[str]) -> Any:
         state = loading.get_pretrained_state_dict(folder, cfg, plain, dtype=dtype)
     cfg.tokenizer_name = None  # prompts come as tokens; a tokenizer of its own would add start tokens and padding rules
     if cfg.positional_embedding_type == "rotary":  # transformer-lens caps some families at 2048 tokens, needlessly
-        cfg.n_ctx = length_of(plain.config.get_text_config())
+        cfg.n_ctx = length_of(plain.config.get_text_config()) or cfg.n_ctx
     rotary = config.get("rope_parameters") or {}
     if cfg.positional_embedding_type == "rotary" and "rope_theta" in rotary:
         cfg.rotary_base = rotary["rope_theta"]  # transformer-lens 3.9 assumes 10000 for GPT-NeoX

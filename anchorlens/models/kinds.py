@@ -73,12 +73,12 @@ def kind_of(config: Any, positions: str) -> Kind:
     return Kind(text.model_type, positions, window_of(text), steady, scaled)
 
 
-def length_of(config: Any) -> int:
-    """The longest prompt that a model can read, as its Hugging Face config says."""
+def length_of(config: Any) -> int | None:
+    """The longest prompt that a model can read, as its Hugging Face config says; None: it does not."""
     for name in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
         if found := getattr(config, name, None):
             return found
-    return 2048  # alibi: as far as memory goes
+    return None  # alibi: as far as memory goes
 
 
 def window_of(config: Any) -> int | None:

@@ -99,8 +99,8 @@ def gpus(jobs: Sequence[Job], workers: int) -> list[str]:
     chosen = any(str(each.get("device", "")).startswith("cuda:") or each.get("n_devices", 0) > 1 for each in given)
     if workers == 1 or there == 0 or chosen:
         return []
-    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if os.environ.get("CUDA_VISIBLE_DEVICES") else []
-    names = names or [str(n) for n in range(there)]
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = seen.split(",") if seen else [str(n) for n in range(there)]
     return [names[n % there] for n in range(workers)]
 
 
