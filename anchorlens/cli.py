@@ -1,6 +1,7 @@
 """The command line: anchorlens demo | run | sweep | status | doctor | list. A command imports what it needs."""
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -280,6 +281,9 @@ def _fail(message: str, code: int, as_json: bool, notebook: str) -> None:
 
 def main() -> None:
     """Entry point of the ``anchorlens`` command."""
+    # Threads that wait for one another must sleep: by default they spin, and each pass of a small model takes up to ten
+    # times as long wherever another process needs the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
 

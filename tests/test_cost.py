@@ -109,8 +109,9 @@ def test_a_cuda_device_is_synchronised(monkeypatch):
     assert waited == [torch.device("cuda:1")]
 
 
-def test_at_most_so_many_queries_are_run_as_are_timed(model, group, monkeypatch):
-    monkeypatch.setattr(cost, "MOST", 2)
+@pytest.mark.parametrize("most", ["MOST", "BATCHES"])
+def test_at_most_so_many_queries_are_run_as_are_timed(model, group, monkeypatch, most):
+    monkeypatch.setattr(cost, most, 2)
     tokens = []
     with watching(model, Site.RESID_PRE, [0], lambda layer, resid: tokens.append(resid.shape[0] * resid.shape[1])):
         cost.cost(model, group, sizes=[1], repeats=1)

@@ -18,6 +18,7 @@ COLUMNS = {"arm": "str", "batch": "int64", "seconds": "float64", "flops_ratio": 
 SIZES = (1, 8, 32)
 PAPER = (1.1, 2.9)  # tables 3 and 6: smallest and largest speed-up of four tasks and two models, one query at a time
 MOST = 32  # queries that are timed: enough for the largest batch, few enough for a large model
+BATCHES = 8  # that are timed of one size, so that queries one at a time do not take most of a small model's run
 
 
 def operations(cfg: Any, tokens: int, before: int = 0) -> int:
@@ -44,7 +45,7 @@ def cost(model: Lens, group: Group, *, sizes: Iterable[int] = SIZES, repeats: in
         - demonstrations: making these memories (``batch`` is 1: once for all queries)
 
         ``seconds`` per query, for demonstrations per set: the median of the repeats, of the first queries that fill
-        whole batches, at most ``MOST``; prompts are padded beforehand, and the device is waited for. ``flops_ratio``:
+        whole batches, at most ``MOST`` queries and ``BATCHES`` batches; prompts are padded beforehand, and the device is waited for. ``flops_ratio``:
         ``operations`` of icl over those of the arm, means over the same queries, padding left out. ``kv_bytes``: keys
         and values in memory.
 
@@ -77,7 +78,7 @@ def cost(model: Lens, group: Group, *, sizes: Iterable[int] = SIZES, repeats: in
     memories = {"icl_cached": whole, "hidden_anchor": anchored}
     rows = []
     for size in filled:
-        prompts = group.prompts[: min(len(group.prompts), MOST) // size * size]
+        prompts = group.prompts[: min(min(len(group.prompts), MOST) // size, BATCHES) * size]
         seconds = _timed(_arms(model, Group(prompts), memories, size), repeats, wait)
         for arm, took in seconds.items():
             memory = memories.get(arm)
