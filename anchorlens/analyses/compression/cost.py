@@ -45,9 +45,9 @@ def cost(model: Lens, group: Group, *, sizes: Iterable[int] = SIZES, repeats: in
         - demonstrations: making these memories (``batch`` is 1: once for all queries)
 
         ``seconds`` per query, for demonstrations per set: the median of the repeats, of the first queries that fill
-        whole batches, at most ``MOST`` queries and ``BATCHES`` batches; prompts are padded beforehand, and the device is waited for. ``flops_ratio``:
-        ``operations`` of icl over those of the arm, means over the same queries, padding left out. ``kv_bytes``: keys
-        and values in memory.
+        whole batches, at most ``MOST`` queries and ``BATCHES`` batches; prompts are padded beforehand, and the device
+        is waited for. ``flops_ratio``: ``operations`` of icl over those of the arm, means over the same queries,
+        padding left out. ``kv_bytes``: keys and values in memory.
 
     Raises:
         ValueError: for sizes or repeats below 1, no size that the queries fill, or a model whose positions cannot be

@@ -7,6 +7,8 @@ from jaxtyping import Float
 
 from anchorlens.hooks import SettingError
 
+_SMALL = 2**18  # cells; below, threads of numpy's library only wait for one another: 20 times as long on a busy machine
+
 
 @dataclass(frozen=True, eq=False)
 class Directions:
@@ -31,9 +33,11 @@ def directions(queries: Float[np.ndarray, "query width"], n_components: int) -> 
         SettingError: for more components than the queries are wide.
     """
     from sklearn.decomposition import PCA
+    from threadpoolctl import threadpool_limits
 
     check(n_components, queries.shape[1])
-    fitted = PCA(min(n_components, len(queries)), svd_solver="full").fit(queries.astype(np.float64))
+    with threadpool_limits(1 if queries.size < _SMALL else None, "blas"):
+        fitted = PCA(min(n_components, len(queries)), svd_solver="full").fit(queries.astype(np.float64))
     return Directions(np.asarray(fitted.components_), np.asarray(fitted.singular_values_))
 
 
