@@ -9,7 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: on small models, on a busy 
 import pytest
 import torch
 
-from anchorlens import preflight
+from anchorlens import preflight, warm
 from anchorlens.batching import Batch, collate
 from anchorlens.drafts import Draft
 from anchorlens.hooks import Edit, Inject, Isolate, Scale
@@ -71,6 +71,13 @@ def prompts(tokenizer) -> list[Prompt]:
 def batch(prompts) -> Batch:
     """Both prompts in one padded batch."""
     return collate(prompts)
+
+
+@pytest.fixture(scope="module")
+def warm_kernel():
+    """One kernel for all runs of a module; test_warm holds them to what runs in kernels of their own give."""
+    with warm.kernel() as kernel:
+        yield kernel
 
 
 def some_beta() -> torch.Tensor:

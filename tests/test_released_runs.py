@@ -1,8 +1,10 @@
 """Sections 2.2 to 3.3 on the released code's prompts: file -> command's runner -> kernel -> parquet."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -29,14 +31,16 @@ def write(path: Path, demonstrations: list, queries: list) -> str:
 
 
 @pytest.fixture
-def run(tmp_path) -> Callable[..., Path]:
+def run(tmp_path, warm_kernel) -> Callable[..., Path]:
     """Run a notebook on gpt2-tiny in float64 with the prompts of SST-2; its folder."""
 
     def do(notebook: str, **more) -> Path:
         case = stored("icl_and_isolation")[CASE]
         prompts = write(tmp_path / "prompts.jsonl", case["demonstrations"], case["queries"])
         given = {"model": str(FIXTURES / "gpt2-tiny"), "task": "sst2", "prompts": prompts, "dtype": "float64", **more}
-        return batch.run(notebook, given, root=tmp_path / "store", bar=False).folder
+        with patch.dict(os.environ):
+            del os.environ["PYTEST_CURRENT_TEST"]  # whose changes make a kernel start anew
+            return batch.run(notebook, given, root=tmp_path / "store", bar=False, kernel=warm_kernel).folder
 
     return do
 
