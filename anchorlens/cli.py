@@ -26,6 +26,7 @@ EXIT_CODES = {
     "SettingError": BAD_INPUT,
     "ShapeError": BAD_INPUT,
     "UndefinedError": BAD_INPUT,
+    "TrackingError": BAD_INPUT,
     "MissingRowsError": MISSING,
     "MissingModelError": MISSING,
     "KeyboardInterrupt": INTERRUPTED,
@@ -167,6 +168,7 @@ def sweep(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Runs at a time, each with a kernel.")] = 1,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no run after one that failed.")] = False,
     time_limit: Annotated[float, typer.Option("--time-limit", min=0, help="Seconds a run may take; 0: any.")] = 0,
+    track: Annotated[list[str] | None, typer.Option("--track", help="Tell mlflow or wandb of each run.")] = None,
     store: Store = Path("outputs"),
     dry_run: DryRun = False,
     json_: Json = False,
@@ -184,7 +186,12 @@ def sweep(
             return
         from anchorlens.sweep import workers as workers_
 
-        with sweep_.Events(store, len(jobs), as_json=json_) as events:
+        tracker = None
+        if track:
+            from anchorlens import tracking
+
+            tracker = tracking.Tracker(store, track, {str(job.folder): job.parameters for job in jobs})
+        with sweep_.Events(store, len(jobs), as_json=json_, watcher=tracker) as events:
             whole = workers_.run(jobs, store, events, workers=workers, limit=time_limit, fail_fast=fail_fast)
     if not whole:
         raise typer.Exit(1)
@@ -206,11 +213,14 @@ def status(
         print(json.dumps(found))
         return
     counts = ", ".join(f"{found[name]} {name}" for name in ("done", "cached", "failed"))
-    print(f"{found['sweep']}: {found['state']}; of {found['total']} runs {counts}")
+    left = f"; about {found['seconds_left']:.0f} s left" if found["seconds_left"] else ""
+    print(f"{found['sweep']}: {found['state']}; of {found['total']} runs {counts}{left}")
     for job, seconds in found["running"].items():
-        print(f"  running for {seconds:.0f} s: {job}")
-    for job, error in found["errors"].items():
-        print(f"  failed: {job}: {error}")
+        within = ", cell {}/{}".format(*found["cells"][job]) if found["cells"][job] else ""
+        print(f"  running for {seconds:.0f} s{within}: {job}")
+    for what, told in (("failed", found["errors"]), ("not tracked", found["untracked"])):
+        for job, error in told.items():
+            print(f"  {what}: {job}: {error}")
 
 
 @app.command("list")
