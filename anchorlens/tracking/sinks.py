@@ -65,15 +65,16 @@ class Mlflow:
         mlflow: Any = importlib.import_module("mlflow")
         self._entities: Any = importlib.import_module("mlflow.entities")
         uri, name = mlflow.get_tracking_uri(), os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-        self.where = f"{uri}#{name}"
+        shown = re.sub(r"//[^/]*@", "//", uri)  # without a password
+        self.where = f"{shown}#{name}"
         try:
             self._client: Any = importlib.import_module("mlflow.tracking").MlflowClient(tracking_uri=uri)
             found = self._client.get_experiment_by_name(name)
             self._experiment = found.experiment_id if found else self._client.create_experiment(name)
         except Exception as error:  # of whatever kind its stores raise
             raise TrackingError(
-                f"tracking with mlflow: {uri} cannot be used ({first_line(error)}). Start the server, or set "
-                "MLFLOW_TRACKING_URI to one that runs or to a file (sqlite:///mlflow.db)."
+                f"tracking with mlflow: {shown} cannot be used ({first_line(error).replace(uri, shown)}). Start the "
+                "server, or set MLFLOW_TRACKING_URI to one that runs or to a file (sqlite:///mlflow.db)."
             ) from error
 
     def write(self, entry: Entry) -> None:
@@ -134,6 +135,8 @@ class Wandb:
             disable_git=True,
             save_code=False,
             x_disable_stats=True,
+            x_disable_meta=True,  # whose machine it is, and where on it
+            x_disable_machine_info=True,
             init_timeout=30,
             finish_timeout=60,
         )
