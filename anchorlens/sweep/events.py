@@ -63,7 +63,11 @@ class Events:
     def __enter__(self) -> "Events":
         if not self._json and sys.stderr.isatty():
             self._bar = Bar(self._total, self._stand)
-        self.say("begin", total=self._total, process=os.getpid())
+        try:
+            self.say("begin", total=self._total, process=os.getpid())
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -16,6 +16,7 @@ _LARGEST = 50_000_000  # bytes of a notebook that is still looked into
 def cell(folder: str) -> tuple[int, int] | None:
     """Which code cell of how many the run is in that will be in ``folder``; None where that cannot be seen now.
 
+    The 0th: none has begun, since its kernel starts.
     papermill saves the notebook into the partial folder before and after each cell, wherever the worker is.
     """
     path = Path(f"{folder}.partial", "run.ipynb")
@@ -98,13 +99,14 @@ class Bar:
             self._progress.update(self._all, completed=ended, said=said)
             for task, folder, since in self._running.values():
                 found, age = cell(folder), clock(time.monotonic() - since)
-                if found:
+                if found and found[0] == 0:
+                    self._progress.update(task, said=f"starting, {age}")
+                elif found:
                     number, of = found
-                    self._progress.update(
-                        task, total=of, completed=max(0, number - 1), said=f"cell {number}/{of}, {age}"
-                    )
+                    self._progress.update(task, total=of, completed=number - 1, said=f"cell {number}/{of}, {age}")
                 else:
                     self._progress.update(task, said=age)
+        self._progress.refresh()
 
 
 def shortened(text: str, width: int) -> str:

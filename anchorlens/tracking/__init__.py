@@ -75,7 +75,7 @@ class Tracker:
     def see(self, say: Callable[..., None], event: str, more: Mapping[str, Any]) -> None:
         """Take note of an event; ``say`` is what tells of a run that could not be tracked."""
         if event in ("done", "cached", "failed"):
-            ended = _Ended(event, more["job"], Path(more["folder"]), more.get("error", ""), more.get("seconds", 0))
+            ended = _Ended(event, more["job"], Path(more["folder"]), more.get("error", ""), more.get("seconds", 0.0))
             with self._changed:
                 self._say, self._moved = say, max(self._moved, monotonic())
                 self._waiting.append(ended)

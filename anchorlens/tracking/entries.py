@@ -112,7 +112,7 @@ def done(folder: Path) -> Entry:
     )
 
 
-def failed(folder: Path, parameters: Mapping[str, Any], error: str, seconds: float = 0) -> Entry:
+def failed(folder: Path, parameters: Mapping[str, Any], error: str, seconds: float = 0.0) -> Entry:
     """A run that ended in an error; ``folder`` is where its result would be."""
     path, now = store.Run(folder).partial / "run.ipynb", time()
     files = [path] if path.is_file() and path.stat().st_size <= LIMIT else []
