@@ -6,13 +6,12 @@ All of it happens before a kernel starts, and without torch.
 import ast
 import hashlib
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anchorlens import formats, preflight, rows, spreading, tasks
+from anchorlens.values import Declared, ParameterError, shown
 
 PACKAGE = Path(__file__).parent
 NOTEBOOK_FOLDERS = (PACKAGE / "notebooks", PACKAGE.parent / "notebooks")  # an installed wheel; a checkout
@@ -43,55 +42,6 @@ LEAST = {
     "layer": (-1, "layers count from 0, and -1 means two thirds of the depth"),
     "sets": (0, "0 takes each seed's own prompts"),
 }
-_TYPES = {"str": str, "int": int, "float": float, "bool": bool}
-
-
-class ParameterError(ValueError):
-    """A notebook or a parameter that does not exist, or a value of the wrong type."""
-
-
-@dataclass(frozen=True)
-class Declared:
-    """A parameter as its notebook declares it."""
-
-    kind: str  # str, int, float, bool, or list[...] of these
-    default: Any
-    help: str
-
-    def parse(self, name: str, text: str) -> Any:
-        """The value that ``text`` from a command line means; lists are JSON or comma-separated."""
-        if not self.kind.startswith("list["):
-            return self._parse_one(name, text, self.kind)
-        inner = self.kind[5:-1]
-        text = text.strip()
-        if text.startswith("["):
-            try:
-                return json.loads(text)  # its items are checked like any other value
-            except json.JSONDecodeError as error:
-                raise ParameterError(f"{name}={text}: not a JSON list ({error}).") from error
-        return [self._parse_one(name, part.strip(), inner) for part in text.split(",") if part.strip()]
-
-    def _parse_one(self, name: str, text: str, kind: str) -> Any:
-        if kind == "bool" and text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        try:
-            return _TYPES[kind](text) if kind != "bool" else text
-        except ValueError:
-            return text  # check says what was expected
-
-    def accepts(self, value: Any) -> bool:
-        """Whether ``value`` has the declared type and survives JSON, as papermill passes it on."""
-        if self.kind.startswith("list["):
-            return isinstance(value, list) and all(_is(item, self.kind[5:-1]) for item in value)
-        return _is(value, self.kind)
-
-
-def _is(value: Any, kind: str) -> bool:
-    if isinstance(value, bool) or kind == "bool":
-        return isinstance(value, bool) and kind == "bool"
-    if kind == "float":
-        return isinstance(value, int | float) and math.isfinite(value)
-    return type(value) is _TYPES[kind]
 
 
 def notebooks() -> dict[str, Path]:
@@ -151,14 +101,16 @@ def check(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     settable = [name for name in known if name != RESERVED]
     for name, value in parameters.items():
         if name not in settable:
+            near = tasks.suggestion(str(name), settable)
             raise ParameterError(
-                f"{notebook.name} has no parameter {name!r}{tasks.suggestion(name, settable)} "
-                f"It takes: {', '.join(settable)}."
+                f"{notebook.name} has no parameter {shown(name)}{near} It takes: {', '.join(settable)}."
             )
         if not known[name].accepts(value):
+            advice = known[name].advice(value)
             raise ParameterError(
-                f"{notebook.name}: parameter {name}={value!r} is {type(value).__name__}, expected {known[name].kind} "
-                f"(like its default {known[name].default!r}): {known[name].help}"
+                f"{notebook.name}: parameter {name}={shown(value)} is {type(value).__name__}, expected "
+                f"{known[name].kind} (like its default {known[name].default!r}): {known[name].help}"
+                f"{advice and f'. {advice}'}"
             )
     values = {name: parameters.get(name, known[name].default) for name in settable}
     return {name: float(value) if known[name].kind == "float" else value for name, value in values.items()}

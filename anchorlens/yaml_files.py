@@ -1,5 +1,6 @@
 """YAML read strictly: no key twice, UTF-8, and errors that name file and line."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ class YamlError(ValueError):
 
 
 def read(path: Path) -> Any:
-    """What a file says; only plain values are made of it.
+    """What a file says; only plain values are made of it, and no number that is not written in full.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -29,6 +30,18 @@ def read(path: Path) -> Any:
                 seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
             return super().construct_mapping(node, deep)
 
+        def number(self, node: Any) -> int | float:
+            """A number as it is written, where YAML 1.1 would take 042 for 34, and 12:30 for 750."""
+            base = 60 if ":" in node.value else 8 if re.fullmatch(r"[-+]?0[0-7_]+", node.value) else 0
+            of = super().construct_yaml_float if node.tag.endswith(":float") else super().construct_yaml_int
+            if base:
+                plain = f"{int(node.value.replace('_', ''))} or " if base == 8 and node.value.strip("+-0_") else ""
+                problem = f"{node.value} is {of(node)} in YAML, in base {base}; write {plain}{of(node)}, or quote it"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
+            return of(node)
+
+    for kind in ("int", "float"):
+        Strict.add_constructor(f"tag:yaml.org,2002:{kind}", Strict.number)
     try:
         return yaml.load(path.read_bytes().decode("utf-8-sig"), Loader=Strict)
     except UnicodeDecodeError as error:

@@ -82,7 +82,8 @@ ALLOWED = {
     "analyses.extraction": ANALYSIS,
     **{f"analyses.{name}": ANALYSIS | {f"analyses.{name.split('.')[0]}.*"} for name in PARTS},
     "analyses.reweighting.lessons": ANALYSIS | {"drafts"},  # it brings drafts of three kinds together
-    "parameters": {"preflight", "formats", "rows", "spreading", "tasks"},
+    "values": set(),
+    "parameters": {"values", "preflight", "formats", "rows", "spreading", "tasks"},
     "lengths": {"parameters", "preflight", "rows", "tasks", "tokenizing"},
     "dryrun": {"lengths", "parameters", "planner.*", "preflight", "room", "rows", "spreading", "store", "tasks"},
     "findings": {"preflight", "rows"},
@@ -95,7 +96,7 @@ ALLOWED = {
     "warm.settings": set(),
     "warm.traces": set(),
     "sweep.__init__": {"sweep.*"},
-    "sweep.grid": {"batch", "parameters", "store", "yaml_files"},
+    "sweep.grid": {"batch", "parameters", "store", "values", "yaml_files"},
     "sweep.progress": set(),
     "sweep.events": {"store", "sweep.progress"},
     "sweep.workers": {"batch", "preflight", "store", "warm.Kernel", "sweep.grid", "sweep.events"},

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anchorlens import batch, parameters, store, yaml_files
-from anchorlens.parameters import Declared, ParameterError
+from anchorlens.values import Declared, ParameterError, shown
 
 KEYS = ("notebooks", "only")  # what a grid says beside parameters
 RELOADS = ("model", "revision", "backend", "device", "dtype", "n_devices")  # what makes a worker load another model
@@ -121,6 +121,11 @@ def _combined(grid: Mapping[str, Any], where: str) -> Iterator[tuple[str, dict[s
     only = grid.get("only") or {}
     if not isinstance(only, Mapping) or not all(isinstance(each, Mapping) for each in only.values()):
         raise ParameterError(f"{where}: only: expected {{notebook: {{parameter: values}}}}, found {only!r}.")
+    if unnamed := [name for each in (grid, only, *only.values()) for name in each if not isinstance(name, str)]:
+        raise ParameterError(
+            f"{where}: {unnamed[0]!r} is no name: without quotes YAML takes yes, on, null and 42 for other things than "
+            "text. Give names of notebooks and of parameters."
+        )
     if strange := sorted(set(only) - set(names)):
         raise ParameterError(f"{where}: only: {', '.join(strange)} is not among the notebooks {', '.join(names)}.")
     for name in common:
@@ -170,5 +175,5 @@ def _values(name: str, declared: Declared, value: Any, where: str) -> list[Any]:
     if not values:
         raise ParameterError(f"{where}: {name} is an empty list; give at least one value, or leave it out.")
     if repeated := [each for n, each in enumerate(values) if each in values[:n]]:
-        raise ParameterError(f"{where}: {name} has {repeated[0]!r} twice; give each value once.")
+        raise ParameterError(f"{where}: {name} has {shown(repeated[0])} twice; give each value once.")
     return values
