@@ -113,7 +113,7 @@ def test_a_terminal_shows_each_run_with_its_cell_and_what_failed_stays(tmp_path,
     assert "data=[/red]\\x1b[2J.csv" in shown, "neither rich nor the terminal takes a value for a command"
     assert "\x1b[2J" not in shown
     assert "failed 2_2_isolation" in shown
-    assert "one\\ntwo" in shown
+    assert "one two" in shown
 
 
 @given(text=st.text())

@@ -318,6 +318,18 @@ def test_a_server_that_goes_away_is_told_of_and_touches_nothing_else(tmp_path, m
     assert len(mlflow.runs) == 5, "the same command tells them later"
 
 
+def test_what_was_not_tracked_is_in_the_last_line(tmp_path, mlflow, capsys):
+    tracker = tracking.Tracker(tmp_path, ["mlflow"], {})
+    mlflow.broken = ConnectionError("refused")
+    with sweep.Events(tmp_path, 1, watcher=tracker) as said:
+        said.say("cached", job="a", folder=str(finished(tmp_path)))
+        said.say("finished", failed=0, left=0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["begin", "[1/1] cached a"]
+    assert lines[2].startswith("untracked a: ConnectionError: refused. ")
+    assert lines[3:] == ["finished; 1 times a run was not tracked"]
+
+
 def test_a_sink_that_hangs_is_not_waited_for(tmp_path, mlflow, monkeypatch):
     monkeypatch.setattr(tracking, "PATIENCE", 0.2)
     mlflow.gate = threading.Event()

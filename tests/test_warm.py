@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import types
 from pathlib import Path
 
 import papermill
@@ -21,7 +22,7 @@ from test_spreading import bridged, everything
 
 from anchorlens import batch, parameters, store, warm
 from anchorlens.preflight import Checkpoint
-from anchorlens.warm import engine, resident, traces
+from anchorlens.warm import engine, inside, resident, traces
 
 LOOK = """\
 import gc, logging, os, random, signal, sys, threading, warnings
@@ -334,3 +335,17 @@ def test_what_was_replaced_in_a_module_is_seen(monkeypatch):
         held = [f"anchorlens.{module}.TASKS was replaced" for module in ("rows", "tasks")]  # one table, two names
         assert sorted(picture.replaced(notebook)) == held
     assert picture.replaced(notebook) == []
+
+
+def test_packages_of_another_environment_are_installed_and_a_notebooks_own_modules_are_not(tmp_path, monkeypatch):
+    other = tmp_path / "lib" / "site-packages"
+    monkeypatch.syspath_prepend(str(other))
+    monkeypatch.syspath_prepend(str(tmp_path / "mine"))
+    inside._places.cache_clear()
+    try:
+        for path, want in ((other / "pandas" / "a.py", True), (tmp_path / "mine" / "helper.py", False)):
+            module = types.ModuleType("a")
+            module.__file__ = str(path)
+            assert inside._installed(module) == want
+    finally:
+        inside._places.cache_clear()

@@ -101,10 +101,11 @@ class Events:
 
 def _said(event: str, more: Mapping[str, Any], ended: int, total: int) -> str:
     count = f"[{ended}/{total}] " if event in ENDS else ""
-    detail = f": {more['error']}" if more.get("error") else ""
+    detail = f": {' '.join(more['error'].splitlines())}" if more.get("error") else ""
     took = f" ({more['seconds']:.1f} s)" if "seconds" in more else ""
     missed = f"; {more['untracked']} times a run was not tracked" if more.get("untracked") else ""
-    return f"{count}{event} {more.get('job', '')}{took}{detail}{missed}".rstrip()
+    what = f"{event} {more.get('job', '')}".strip()
+    return f"{count}{what}{took}{detail}{missed}"
 
 
 def status(root: Path) -> dict[str, Any]:

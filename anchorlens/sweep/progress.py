@@ -84,7 +84,8 @@ class Bar:
             elif job in self._running and event != "untracked":
                 self._progress.remove_task(self._running.pop(job)[0])
         if more.get("error"):
-            print(plain(f"{event} {job}: {more['error']}"), file=sys.stderr, flush=True)
+            said = " ".join(more["error"].splitlines())
+            print(plain(f"{event} {job}: {said}"), file=sys.stderr, flush=True)
         self._draw()
 
     def _look(self) -> None:

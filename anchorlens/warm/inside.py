@@ -148,7 +148,9 @@ def _harmless(thread: threading.Thread) -> bool:
 
 @cache
 def _places() -> tuple[Path, ...]:
-    return tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+    own = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    more = {Path(entry).resolve() for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")}
+    return tuple(own | more)  # a virtual environment may see the packages of another, or of the system
 
 
 def _installed(module: ModuleType) -> bool:
