@@ -136,7 +136,6 @@ class Tracker:
             self._untracked(ended, name, first_line(error))
             return
         self._failures[name] = 0
-        self._told.add(line)
         with suppress(OSError), self._record.open("a", encoding="utf-8") as file:  # then it is asked again, once
             file.write(json.dumps(line) + "\n")
 
