@@ -161,7 +161,6 @@ def _manifest(
     notes = target.partial / _NOTES
     noted = json.loads(notes.read_text()) if notes.is_file() else {}
     notes.unlink(missing_ok=True)
-    target.drop_parts()
     return {
         **made_of,
         **noted,
@@ -173,7 +172,7 @@ def _manifest(
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 2),
-        "files": sorted(path.name for path in target.partial.iterdir()),
+        "files": [path.name for path in target.files()],
         "versions": {
             "anchorlens": __version__,
             "python": platform.python_version(),

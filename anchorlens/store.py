@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,14 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from anchorlens import parts
+
 SCHEMA = 1  # version of the manifest
-_PART = re.compile(r".+-\d{5}\.parquet")
-_OF_PART = re.compile(r".+-\d{5}(\.incomplete)?(\.\d+\.writing|\.parquet)")  # and what an error may have left of one
 _SUMS, _DIGEST = _CHECKS = ("sha256", "digest")  # in a manifest: of the tables, and of all else in it
-_STAMP = b"anchorlens"  # under which a part's file says which part it is
 
 
 class StoreError(ValueError):
@@ -65,9 +62,9 @@ class Run:
         """
         _check(frame, columns, name)
         path = self.partial / f"{name}.parquet"
-        if _PART.fullmatch(path.name):
+        if parts.is_name(path.name):
             raise StoreError(f"table {name!r}: names that end in five digits are those of parts; choose another.")
-        with _writable(path):
+        with writable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             frame.to_parquet(path, index=False)
         return path
@@ -80,44 +77,50 @@ class Run:
         ``whole=False`` is for what an error has left of a part: to be looked at, and none of ``parts``.
         """
         _check(frame, columns, name, empty=True)
-        stamp = json.dumps(self._stamp(name, number, of)).encode()
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _STAMP: stamp})
-        path = self._part(name, number)
-        path = path if whole else path.with_suffix(".incomplete.parquet")
-        passing = path.with_suffix(f".{os.getpid()}.writing")
-        with _writable(path):
+        path = parts.place(self.partial, name, number, whole=whole)
+        with writable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, passing)
-            _sync(passing)  # a name that outlives a power cut where the rows do not would pass for a part
-            passing.rename(path)
+            parts.write(frame, path, self._stamp(name, number, of))
         return path
 
     def read_part(self, name: str, number: int) -> pd.DataFrame:
-        """A part that was written."""
-        return pd.read_parquet(self._part(name, number))
+        """A part that was written.
+
+        Raises:
+            StoreError: if it is not as it was written.
+        """
+        try:
+            return parts.read(parts.place(self.partial, name, number))[0]
+        except ValueError as error:
+            raise StoreError(f"{error}. The same run once more measures this part anew.") from error
 
     def parts(self, name: str, of: int) -> set[int]:
-        """Which of ``of`` parts of a table are there; files that only bear the name of one are not counted."""
-        return {n for n in range(of) if _stamped(self._part(name, n)) == self._stamp(name, n, of)}
+        """Which of ``of`` parts of a table are there as they were written; all are read for it."""
+        found = set()
+        for number in range(of):
+            try:
+                _, stamp = parts.read(parts.place(self.partial, name, number))
+            except (OSError, ValueError):
+                continue
+            if stamp == self._stamp(name, number, of):
+                found.add(number)
+        return found
 
     def clear(self, *, keep_parts: bool = False) -> None:
         """Remove what is in ``partial``; with ``keep_parts``, all but files that bear the name of a part."""
         for path in self.partial.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif not (keep_parts and _PART.fullmatch(path.name)):
+            elif not (keep_parts and parts.is_name(path.name)):
                 path.unlink()
 
-    def drop_parts(self) -> None:
-        """Remove all parts, when the tables that they make are there."""
-        for path in self.partial.iterdir():
-            if _OF_PART.fullmatch(path.name):
-                path.unlink()
+    def files(self) -> list[Path]:
+        """What is in ``partial`` so far and will be in ``final``: all but parts, whose tables are there in the end."""
+        return sorted(path for path in self.partial.iterdir() if not parts.is_of_part(path.name))
 
     def set_aside(self) -> Path:
         """Move a damaged result out of the way of a new run, in place of an earlier one; for the owner of the claim."""
-        with _writable(self.broken):
+        with writable(self.broken):
             if self.broken.exists():
                 shutil.rmtree(self.broken)
             self.final.rename(self.broken)
@@ -134,16 +137,14 @@ class Run:
             finally:
                 os.close(handle)
 
-    def _part(self, name: str, number: int) -> Path:
-        return self.partial / f"{name}-{number:05d}.parquet"
-
     def _stamp(self, name: str, number: int, of: int) -> dict[str, Any]:
         return {"key": self.final.name, "table": name, "part": number, "of": of}
 
     def finish(self, manifest: Mapping[str, Any]) -> Path:
         """Write the manifest, make everything durable, and put the folder in its place; an older result gives way.
 
-        The file says more than it was given: ``schema``, and sums of the tables and of itself for ``damage``.
+        Parts go last, so that a run whose end fails, on a full disk say, goes on after them. The file says more than it
+        was given: ``schema``, and sums of the tables and of itself for ``damage``.
 
         Raises:
             StoreError: if there are no results, or the manifest is not strict JSON.
@@ -151,20 +152,24 @@ class Run:
         if not (self.partial / "results.parquet").is_file():
             raise StoreError(f"{self.partial}: no results.parquet was written, so there is nothing to keep.")
         try:
-            sums = {path.name: _sum(path) for path in self.partial.glob("*.parquet")}
+            sums = {path.name: _sum(path) for path in self.files() if path.suffix == ".parquet"}
             told = {"schema": SCHEMA, **manifest, _SUMS: sums}
             told = json.loads(json.dumps(told, allow_nan=False))  # as it will be read
             text = json.dumps({**told, _DIGEST: key(told)}, indent=2, sort_keys=True)
         except (TypeError, ValueError) as error:
             raise StoreError(f"manifest of {self.final.name}: not strict JSON ({error}).") from error
-        with _writable(self.partial):
+        with writable(self.partial):
             (self.partial / "manifest.json").write_text(text + "\n")
-            for path in [*self.partial.iterdir(), self.partial]:
-                _sync(path)
+            kept = self.files()
+            for path in kept:
+                parts.sync(path)
+            for path in set(self.partial.iterdir()) - set(kept):
+                path.unlink()
+            parts.sync(self.partial)
             if self.final.exists():  # moved aside first: at no time is half a result under the key
                 self.final.rename(self._replaced)
             self.partial.rename(self.final)
-            _sync(self.final.parent)
+            parts.sync(self.final.parent)
             shutil.rmtree(self._replaced, ignore_errors=True)
         return self.final
 
@@ -180,7 +185,7 @@ def claiming(run: Run, *, resume: bool = False) -> Iterator[None]:
         StoreError: if the folder cannot be made.
     """
     while True:
-        with _writable(run.partial):
+        with writable(run.partial):
             run.partial.mkdir(parents=True, exist_ok=True)
         try:
             handle = os.open(run.partial, os.O_RDONLY)
@@ -195,13 +200,13 @@ def claiming(run: Run, *, resume: bool = False) -> Iterator[None]:
             break
         os.close(handle)  # the folder we waited for was finished and renamed
     try:
-        with _writable(run.partial):
+        with writable(run.partial):
             run.clear(keep_parts=resume)
             if run._replaced.exists():  # left by a process that was killed between two renames
                 shutil.rmtree(run._replaced) if run.whole else run._replaced.rename(run.final)
         yield
     finally:
-        if run.partial.is_dir() and not any(run.partial.iterdir()):
+        with suppress(OSError):  # there is none, something is in it, or the folder became read-only
             run.partial.rmdir()
         os.close(handle)
 
@@ -280,29 +285,18 @@ def _check(frame: pd.DataFrame, columns: Mapping[str, str], name: str, *, empty:
         )
 
 
-def _stamped(path: Path) -> dict[str, Any] | None:
-    """Which part a file says it is; None if it is not there, cannot be read or says nothing."""
-    try:
-        return json.loads((pq.read_schema(path).metadata or {})[_STAMP])
-    except (OSError, pa.ArrowInvalid, KeyError, ValueError):
-        return None
-
-
 def _sum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 @contextmanager
-def _writable(path: Path) -> Iterator[None]:
+def writable(path: Path) -> Iterator[None]:
+    """Within the block, an error of the file system is one of the folder of ``path``, and says what to do.
+
+    Raises:
+        StoreError: for such an error.
+    """
     try:
         yield
     except OSError as error:

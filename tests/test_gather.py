@@ -74,8 +74,8 @@ def test_every_part_is_stored_before_the_next_is_measured(session):
     session.gather(looking, PARTS, COLUMNS)
     assert seen == [[], ["results-00000.parquet"], ["results-00000.parquet", "results-00001.parquet"]]
     assert files(session.folder)[-1] == "results.parquet"
-    session.target.drop_parts()
-    assert files(session.folder) == ["results.parquet"]
+    assert [path.name for path in session.target.files()] == ["results.parquet"]
+    assert files(session.target.finish({})) == ["manifest.json", "results.parquet"]
 
 
 def test_parts_that_an_earlier_try_completed_are_not_measured_again(run, capsys):
@@ -160,8 +160,7 @@ def test_what_came_before_an_error_stays_and_does_not_count_as_done(run):
     done = []
     Session(run, resumes=True).gather(watched(done), parts, COLUMNS, "isolation")
     assert done == [PARTS[0]]
-    run.drop_parts()
-    assert files(run.partial) == ["isolation.parquet"]
+    assert [path.name for path in run.files()] == ["isolation.parquet"]
 
 
 def test_a_part_that_cannot_be_renamed_into_place_is_not_there(run, monkeypatch):
