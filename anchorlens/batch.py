@@ -1,13 +1,14 @@
 """Run one notebook: parameters checked before it starts, results under a content key, never half a result."""
 
+import errno
 import json
 import platform
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,17 @@ from anchorlens.parameters import RESERVED, check, content, declared, examine, f
 from anchorlens.warm import Kernel
 
 _FAILED = "failed.json"  # what a try ended with; gone when the run is tried again
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOTES = "notes.json"  # what a notebook has to say for the manifest, which its runner writes
 _VERSIONS = ("torch", "transformer-lens", "transformers", "tokenizers", "numpy", "pandas", "papermill")
 
 
 class RunError(RuntimeError):
-    """A notebook that failed; ``kind`` is the name of the exception in it."""
+    """A notebook that failed; ``kind`` is the name of the exception in it, ``said`` what it said."""
 
-    def __init__(self, message: str, *, kind: str, folder: Path) -> None:
+    def __init__(self, message: str, *, kind: str, folder: Path, said: str) -> None:
         super().__init__(message)
-        self.kind, self.folder = kind, folder
+        self.kind, self.folder, self.said = kind, folder, said
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ def failure(target: store.Run) -> str:
         return ""
 
 
+def note_failure(target: store.Run, error: str) -> None:
+    """Have ``failure`` tell what ended a try, where its own process could not: it was killed, or its kernel died."""
+    target.leave(_FAILED, json.dumps({"error": error, "ended": _now()}))
+
+
 def run(
     notebook: str,
     parameters: Mapping[str, Any],
@@ -113,13 +120,28 @@ def run(
             if not store.damage(target):  # another runner was faster
                 return Result(path.stem, target.final, cached=True)
             target.set_aside()
-        import papermill  # takes seconds, so only when something is to be run
-        from traitlets.config import Config
-
-        started, output = time.time(), target.partial / "run.ipynb"
-        given = {**parameters, **{name: planned.facts[name] for name in ("device", "dtype")}}
-        given[RESERVED] = str(target.partial)
+        started = time.monotonic()
         try:
+            _execute(planned, parameters, bar=bar, kernel=kernel)
+            manifest = {**_manifest(target, made_of, values, started), "kernel": "cold" if kernel is None else "warm"}
+            return Result(path.stem, target.finish(manifest), cached=False)
+        except (RunError, store.StoreError) as error:
+            said = {"error": getattr(error, "said", str(error)), "ended": _now()}
+            with suppress(OSError):  # a full disk, say, of which the error itself tells
+                (target.partial / _FAILED).write_text(json.dumps(said))
+            raise
+
+
+def _execute(planned: Plan, parameters: Mapping[str, Any], *, bar: bool, kernel: Kernel | None) -> None:
+    """Have papermill run the notebook into the partial folder, which is this process's."""
+    import papermill  # takes seconds, so only when something is to be run
+    from traitlets.config import Config
+
+    path, folder = planned.path, planned.target.partial
+    output = folder / "run.ipynb"
+    given = {**parameters, **{name: planned.facts[name] for name in ("device", "dtype")}, RESERVED: str(folder)}
+    try:
+        with store.writable(output):
             papermill.execute_notebook(
                 _verbatim(path),
                 _verbatim(output),
@@ -128,26 +150,26 @@ def run(
                 progress_bar=bar,
                 stderr_file=sys.stderr if bar else None,  # the notebook's own progress
                 config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # otherwise each kernel warns
-                **(kernel.options(made_of["code"]) if kernel is not None else {}),
+                **(kernel.options(planned.made_of["code"]) if kernel is not None else {}),
             )
-        except papermill.exceptions.PapermillExecutionError as error:
-            said = {"error": f"{error.ename}: {error.evalue}", "ended": time.time()}
-            (target.partial / _FAILED).write_text(json.dumps(said))
-            raise RunError(
-                f"{path.stem}: {error.ename}: {error.evalue}\nThe notebook up to there: {output}",
-                kind=error.ename,
-                folder=target.partial,
-            ) from None
-        except RuntimeError as error:  # the kernel died
-            dead_at_start = type(error) is RuntimeError  # of which jupyter_client says it in words only
-            kind = "DeadKernelError" if dead_at_start else type(error).__name__
-            raise RunError(f"{path.stem}: {kind}: {error}", kind=kind, folder=target.partial) from error
-        if not (target.partial / "results.parquet").is_file():
-            raise RunError(
-                f"{path.stem}: the notebook ran through and stored no results: {output}", kind="", folder=target.partial
-            )
-        manifest = {**_manifest(target, made_of, values, started), "kernel": "cold" if kernel is None else "warm"}
-        return Result(path.stem, target.finish(manifest), cached=False)
+    except papermill.exceptions.PapermillExecutionError as error:
+        said = f"{error.ename}: {error.evalue}"
+        full = any(f"[Errno {number}]" in said for number in _FULL)
+        more = f"\nMake room there, or give another folder as --store: {folder.parent}" if full else ""
+        more += f"\nThe notebook up to there: {output}"
+        raise RunError(f"{path.stem}: {said}{more}", kind=error.ename, folder=folder, said=said) from None
+    except RuntimeError as error:  # the kernel died
+        dead_at_start = type(error) is RuntimeError  # of which jupyter_client says it in words only
+        kind = "DeadKernelError" if dead_at_start else type(error).__name__
+        said = f"{kind}: {error}"
+        raise RunError(f"{path.stem}: {said}", kind=kind, folder=folder, said=said) from error
+    if not (folder / "results.parquet").is_file():
+        said = f"the notebook ran through and stored no results: {output}"
+        raise RunError(f"{path.stem}: {said}", kind="", folder=folder, said=said)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _verbatim(path: Path) -> str:
@@ -161,6 +183,7 @@ def _manifest(
     notes = target.partial / _NOTES
     noted = json.loads(notes.read_text()) if notes.is_file() else {}
     notes.unlink(missing_ok=True)
+    finished, seconds = datetime.now(UTC), time.monotonic() - started  # the clock may have been set meanwhile
     return {
         **made_of,
         **noted,
@@ -169,9 +192,9 @@ def _manifest(
         "status": "ok",
         "device": made_of["inputs"]["device"],
         "dtype": made_of["inputs"]["dtype"],
-        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.time() - started, 2),
+        "started": (finished - timedelta(seconds=seconds)).isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+        "seconds": round(seconds, 2),
         "files": [path.name for path in target.files()],
         "versions": {
             "anchorlens": __version__,
@@ -187,7 +210,7 @@ class Session(Gathering):
 
     made_of: Mapping[str, Any] | None = None  # None: the runner finishes the run
     values: Mapping[str, Any] = field(default_factory=dict)
-    started: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.monotonic)
     claim: ExitStack = field(default_factory=ExitStack)
 
     @property

@@ -191,7 +191,7 @@ def sweep(
             from anchorlens import tracking
 
             tracker = tracking.Tracker(store, track, {str(job.folder): job.parameters for job in jobs})
-        with sweep_.Events(store, len(jobs), as_json=json_, watcher=tracker) as events:
+        with sweep_.stoppable(), sweep_.Events(store, len(jobs), as_json=json_, watcher=tracker) as events:
             whole = workers_.run(jobs, store, events, workers=workers, limit=time_limit, fail_fast=fail_fast)
     if not whole:
         raise typer.Exit(1)

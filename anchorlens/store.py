@@ -7,6 +7,7 @@ a partial folder holds a lock on it, so that two runners of one key leave exactl
 ended.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -128,14 +129,32 @@ class Run:
 
     def tidy(self) -> None:
         """Remove an empty partial folder that nobody works in: a runner who waited for this run was killed there."""
-        with suppress(OSError):  # there is none, or another has it
-            handle = os.open(self.partial, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self.partial.stat().st_ino == os.fstat(handle).st_ino:
-                    self.partial.rmdir()
-            finally:
-                os.close(handle)
+        with suppress(OSError), self._free():
+            self.partial.rmdir()
+
+    def leave(self, name: str, text: str) -> None:
+        """Write a file for people into the partial folder of a run that is not there, unless somebody works in it.
+
+        Nobody may be left to be told that there is no room for it, so an error is none.
+        """
+        if not self.whole:
+            with suppress(OSError):
+                self.partial.mkdir(parents=True, exist_ok=True)
+                with self._free():
+                    (self.partial / name).write_text(text)
+            self.tidy()
+
+    @contextmanager
+    def _free(self) -> Iterator[None]:
+        """Own the partial folder in the block; OSError if there is none, or another owns it."""
+        handle = os.open(self.partial, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.partial.stat().st_ino != os.fstat(handle).st_ino:
+                raise BlockingIOError(errno.EAGAIN, "was renamed meanwhile", str(self.partial))
+            yield
+        finally:
+            os.close(handle)
 
     def _stamp(self, name: str, number: int, of: int) -> dict[str, Any]:
         return {"key": self.final.name, "table": name, "part": number, "of": of}

@@ -100,6 +100,7 @@ ALLOWED = {
     "sweep.grid": {"batch", "parameters", "store", "values", "yaml_files"},
     "sweep.progress": set(),
     "sweep.events": {"store", "sweep.progress"},
+    "sweep.stopping": set(),
     "sweep.workers": {"batch", "preflight", "store", "warm.Kernel", "sweep.grid", "sweep.events"},
     "tracking.__init__": {"store", "tracking.*"},
     "tracking.entries": {"store"},

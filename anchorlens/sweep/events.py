@@ -5,8 +5,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ from anchorlens.store import StoreError
 from anchorlens.sweep.progress import Bar, cell, plain, seconds_left
 
 FOLDER = "sweeps"  # in the store
+_START = "%Y%m%dT%H%M%S"  # in names of files
 ENDS = ("done", "cached", "failed")
 OVER = ("finished", "interrupted")
 
@@ -34,6 +36,9 @@ class Watcher(Protocol):
 class Events:
     """Writes events to ``<store>/sweeps/<start>-<process>.jsonl``, and to stdout or stderr.
 
+    Names sort as the sweeps began: where the clock was set back, ``<start>`` is a second after the latest there.
+    What cannot be written, on a full disk say, is written as soon as it can be; until then a sweep goes on.
+
     Args:
         root: the store.
         total: how many jobs there are.
@@ -45,9 +50,9 @@ class Events:
     """
 
     def __init__(self, root: Path, total: int, *, as_json: bool = False, watcher: Watcher | None = None) -> None:
-        self.path = root / FOLDER / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.jsonl"
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            (root / FOLDER).mkdir(parents=True, exist_ok=True)
+            self.path = root / FOLDER / f"{_after(_files(root)):{_START}}-{os.getpid()}.jsonl"
             self.path.touch()
         except OSError as error:
             raise StoreError(
@@ -59,6 +64,7 @@ class Events:
         self._ended = self._worked = 0
         self._since: float | None = None  # when the first run began
         self._lock = threading.Lock()
+        self._unwritten, self._trouble = b"", ""
 
     def __enter__(self) -> "Events":
         if not self._json and sys.stderr.isatty():
@@ -73,15 +79,20 @@ class Events:
     def __exit__(self, *error: Any) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if self._unwritten:
+            self._write(b"")
+        if self._unwritten:
+            lacking = f"its last {self._unwritten.count(10)} events are only in what was printed"
+            print(f"{self.path}: {self._trouble}; {lacking}. Results are not concerned.", file=sys.stderr)
 
     def say(self, event: str, **more: Any) -> None:
         """Something happened; ``job`` names the run that it happened to."""
         if self._watcher is not None and event in OVER:
             more["untracked"] = self._watcher.finish(hasty=event == "interrupted")
-        line = json.dumps({"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **more})
+        moment = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "clock": round(time.monotonic(), 3)}
+        line = json.dumps({"event": event, **moment, **more})
         with self._lock:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")  # one write, so that whoever reads meanwhile meets whole lines
+            self._write(line.encode() + b"\n")
             self._ended += event in ENDS
             self._worked += event in ("done", "failed")
             if event == "started" and self._since is None:
@@ -97,6 +108,39 @@ class Events:
 
     def _stand(self) -> tuple[int, int, float]:
         return self._ended, self._worked, time.monotonic() - self._since if self._since else 0.0
+
+    def _write(self, line: bytes) -> None:
+        """Append to the file what is not there yet, in one write, so that whoever reads meanwhile meets whole lines."""
+        self._unwritten += line
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                while self._unwritten:  # a disk that becomes full takes a part
+                    self._unwritten = self._unwritten[file.write(self._unwritten) :]
+            self._trouble = ""
+        except OSError as error:
+            if not self._trouble:
+                print(
+                    f"{self.path}: cannot be written ({error.strerror}), so `anchorlens status` lags behind until it "
+                    "can be. Make room, or make it writable; the sweep goes on.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            self._trouble = f"cannot be written ({error.strerror})"
+
+
+def _files(root: Path) -> list[Path]:
+    """Of the sweeps of a store, as they began."""
+    return sorted((root / FOLDER).glob("*.jsonl"))
+
+
+def _after(files: Sequence[Path]) -> datetime:
+    """Now or, where that is not after the latest start of a sweep, a second after it."""
+    now = datetime.now(UTC)
+    for path in reversed(files):
+        with suppress(ValueError):  # some other file
+            latest = datetime.strptime(path.stem.partition("-")[0], _START).replace(tzinfo=UTC)
+            return max(now, latest + timedelta(seconds=1))
+    return now
 
 
 def _said(event: str, more: Mapping[str, Any], ended: int, total: int) -> str:
@@ -120,18 +164,18 @@ def status(root: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: if there has been none.
     """
-    files = sorted((root / FOLDER).glob("*.jsonl"))
+    files = _files(root)
     if not files:
         raise FileNotFoundError(f"{root}: no sweep has written here; start one with `anchorlens sweep GRID.yaml`.")
-    lines = files[-1].read_text(encoding="utf-8").splitlines()
-    found = [json.loads(line) for line in lines if line.endswith("}")]  # the last may be half written
+    lines = files[-1].read_text(encoding="utf-8").split("\n")[:-1]  # the last may be half written
+    found = [json.loads(line) for line in lines]
     running: dict[str, dict[str, Any]] = {}
     counts, errors, untracked, state = dict.fromkeys(ENDS, 0), {}, {}, "running"
-    first = ""
+    first: dict[str, Any] = {}
     for each in found:
         if each["event"] == "started":
             running[each["job"]] = each
-            first = first or each["time"]
+            first = first or each
         elif each["event"] in ENDS:
             running.pop(each["job"], None)
             counts[each["event"]] += 1
@@ -144,7 +188,7 @@ def status(root: Path) -> dict[str, Any]:
     begin = found[0] if found else {"total": 0, "process": int(files[-1].stem.rpartition("-")[2])}  # just starting
     if state == "running" and not _alive(begin["process"]):
         state = "died"
-    ages = {job: _since(each["time"]) for job, each in running.items()}
+    ages = {job: _since(each) for job, each in running.items()}
     cells = {job: cell(each.get("folder", "")) for job, each in running.items()}
     left = None
     if state == "running" and first:
@@ -154,8 +198,9 @@ def status(root: Path) -> dict[str, Any]:
     return {**stand, "cells": cells, "seconds_left": left, "errors": errors, "untracked": untracked}
 
 
-def _since(then: str) -> float:
-    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(then)).total_seconds())  # clocks may differ
+def _since(event: Mapping[str, Any]) -> float:
+    """Seconds since an event, by the clock that nobody sets."""
+    return max(0.0, time.monotonic() - event.get("clock", time.monotonic()))
 
 
 def _alive(process: int) -> bool:

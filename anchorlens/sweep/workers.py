@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from anchorlens import preflight, store
+from anchorlens import batch, preflight, store
 from anchorlens.sweep.events import Events
 from anchorlens.sweep.grid import Job
 
@@ -75,7 +75,10 @@ def run(
                     events.say("retried", job=job.name, error=said["error"], seconds=seconds, attempt=attempt)
                     waiting.append((job, attempt + 1))
                     continue
-                failed += said["status"] == "failed"
+                if said["status"] == "failed":
+                    failed += 1
+                    if said["kind"] in (*DIED, "TimeoutError"):  # nobody was left to note it
+                        batch.note_failure(store.Run(job.folder), said["error"])
                 event = said.pop("status")
                 events.say(event, job=job.name, folder=str(job.folder), seconds=seconds, **said)
         for worker in every:
@@ -215,8 +218,6 @@ def _close() -> None:
 
 def _work(notebook: str, parameters: Mapping[str, Any], root: str) -> dict[str, Any]:
     """One run in this worker; errors are told, not raised, since not every error survives the way between processes."""
-    from anchorlens import batch
-
     try:
         result = batch.run(notebook, parameters, root=Path(root), bar=False, kernel=_kernel)
     except Exception as error:
