@@ -56,12 +56,19 @@ class Sweeps:
         paths = [*([] if notebook else [str(site)]), str(Path(parameters.__file__).parents[1])]
         self.env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "ANCHORLENS_FAULT": self.mark}
         self.env.pop("PYTEST_CURRENT_TEST", None)
-        self.said = folder / "said.txt"
+        self.said, self.begin = folder / "said.txt", None  # what it says on stderr; what its process does at first
 
     def start(self, *more: str) -> subprocess.Popen:
         words = [sys.executable, "-m", "anchorlens.cli", "sweep", str(self.grid), "--store", str(self.store), *more]
         with self.said.open("a") as file:
-            return subprocess.Popen([*words, "--json"], stdout=subprocess.PIPE, stderr=file, env=self.env, text=True)
+            return subprocess.Popen(
+                [*words, "--json"],
+                stdout=subprocess.PIPE,
+                stderr=file,
+                env=self.env,
+                text=True,
+                preexec_fn=self.begin,
+            )
 
     def run(self, *more: str) -> tuple[int, list[dict]]:
         """The exit code of a sweep and its events."""

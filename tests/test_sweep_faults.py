@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import random
 import shutil
 import time
@@ -124,14 +123,8 @@ def test_a_result_from_before_there_were_sums_is_taken(undisturbed, tmp_path):
     assert "results.parquet" in store.damage(run)
 
 
-@pytest.mark.parametrize("how", ["a file", "read-only"])
-def test_a_store_that_cannot_be_written_is_said_before_anything_starts(sweeps, how):
-    if how == "a file":
-        sweeps.store.write_text("")
-    elif os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
-    else:
-        sweeps.store.mkdir(mode=0o500)
+def test_a_store_that_is_a_file_is_said_before_anything_starts(sweeps):
+    sweeps.store.write_text("")
     code, events = sweeps.run()
     assert code != 0
     assert "nothing was started" in events[-1]["error"]
