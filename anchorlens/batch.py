@@ -18,7 +18,7 @@ import pandas as pd
 from anchorlens import __version__, store
 from anchorlens.gathering import Gathering
 from anchorlens.parameters import RESERVED, check, content, declared, examine, find
-from anchorlens.warm import Kernel
+from anchorlens.warm import Kernel, cold
 
 _FAILED = "failed.json"  # what a try ended with; gone when the run is tried again
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -150,7 +150,7 @@ def _execute(planned: Plan, parameters: Mapping[str, Any], *, bar: bool, kernel:
                 progress_bar=bar,
                 stderr_file=sys.stderr if bar else None,  # the notebook's own progress
                 config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # otherwise each kernel warns
-                **(kernel.options(planned.made_of["code"]) if kernel is not None else {}),
+                **(cold() if kernel is None else kernel.options(planned.made_of["code"])),
             )
     except papermill.exceptions.PapermillExecutionError as error:
         said = f"{error.ename}: {error.evalue}"
@@ -158,7 +158,7 @@ def _execute(planned: Plan, parameters: Mapping[str, Any], *, bar: bool, kernel:
         more = f"\nMake room there, or give another folder as --store: {folder.parent}" if full else ""
         more += f"\nThe notebook up to there: {output}"
         raise RunError(f"{path.stem}: {said}{more}", kind=error.ename, folder=folder, said=said) from None
-    except RuntimeError as error:  # the kernel died
+    except (RuntimeError, TimeoutError) as error:  # the kernel died, or what it prints does not come through
         dead_at_start = type(error) is RuntimeError  # of which jupyter_client says it in words only
         kind = "DeadKernelError" if dead_at_start else type(error).__name__
         said = f"{kind}: {error}"

@@ -7,9 +7,11 @@ import json
 import random
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from textwrap import indent
 
+import psutil
 import pytest
 from sweep_helpers import KILLS, LIMITS, Sweeps, alter, count, cut, place, sweeps, undisturbed
 
@@ -65,14 +67,24 @@ def test_a_notebook_that_hangs_or_ends_its_kernel_fails_alone(undisturbed, sweep
     sweeps.is_as(undisturbed.tables(), cached=1)
 
 
-def test_what_a_notebook_forks_does_not_outlive_the_sweep_and_what_it_prints_does_not_stop_it(undisturbed, sweeps):
+def test_what_a_notebook_forks_does_not_outlive_the_sweep_and_what_it_prints_does_not_fill_memory(undisturbed, sweeps):
     pid = sweeps.folder / "pid"
-    prints = "for _ in range(100): print('x' * (1 << 20))\n"  # 100 MB
+    mega = 1000 if KILLS > 3 else 100
+    prints = f"for _ in range({mega}): print('x' * 999_999)\n"
     sweeps.trouble.write_text(f"if limit == 1:\n  {prints}if limit == 2:\n{indent(FORKS.format(pid=str(pid)), '  ')}")
-    code, events = sweeps.run()
+    sweep, most = sweeps.start(), 0
+    while sweep.poll() is None:
+        for what in ("worker", "kernel"):
+            with suppress(psutil.Error, AttributeError):  # there is none
+                most = max(most, sweeps.victim(what).memory_info().rss)
+        time.sleep(0.05)
+    code, events = sweeps.ended(sweep)
     assert (code, count(events, "done")) == (0, 3), sweeps.said.read_text()
     assert pid.exists()
-    assert any(path.stat().st_size > 100 << 20 for path in sweeps.store.glob("small/*/run.ipynb"))
+    assert most < 400 << 20
+    printed = max((path.read_text() for path in sweeps.store.glob("small/*/run.ipynb")), key=len)
+    assert printed.count("x") == pytest.approx(10_000_000, abs=1000)
+    assert f"[{(mega - 10) * 1_000_000:,} characters that this cell printed are left out." in printed
     sweeps.is_as(undisturbed.tables(), cached=3)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-ENGINE = "anchorlens"  # papermill's name for it
+ENGINE, COLD = "anchorlens", "anchorlens-cold"  # papermill's names for it, and for one that starts a kernel each time
 
 
 class Kernel:
@@ -77,6 +77,14 @@ class Kernel:
             self._ending.detach()
             _end(self._manager, os.getpid(), at_once)
         self._manager = self._made_for = self._ending = None
+
+
+def cold() -> dict[str, Any]:
+    """What ``papermill.execute_notebook`` takes to run in a kernel of its own."""
+    from anchorlens.warm import client
+
+    client.register()
+    return {"engine_name": COLD}
 
 
 @contextmanager

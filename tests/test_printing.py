@@ -1,0 +1,83 @@
+"""What a cell prints is kept up to a size, and the rest counted; what it prints over is one line."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from anchorlens.warm import cold, printing
+
+CELLS = [
+    "print('a' * 8_000_000); print('b' * 8_000_000)",
+    "import sys\nfor n in range(50): print(f'\\r{n}', end='', flush=True)",
+]
+
+
+class Stream:
+    """As far as ``printing`` needs one."""
+
+    parent_header = {"msg_id": "1"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.text, self.flushed = "", 0
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+
+@pytest.fixture
+def limit(monkeypatch):
+    monkeypatch.setattr(printing, "KEPT", 10)
+    monkeypatch.setattr(printing, "_MESSAGE", 4)
+    return printing._Limit(Stream)
+
+
+def test_what_is_kept_and_what_is_left_out_is_all_that_was_printed(limit):
+    stream = Stream()
+    assert [limit.write(stream, "abcd"), limit.write(stream, "efghijkl"), limit.write(stream, "mn")] == [4, 8, 2]
+    limit.ended(stream)
+    assert stream.text.startswith("abcdefghij\n[This cell has printed 10 characters; what follows is left out.]\n")
+    assert "\n[4 characters that this cell printed are left out." in stream.text
+
+
+def test_every_cell_has_room_of_its_own_and_one_that_ends_within_it_says_nothing(limit):
+    stream = Stream()
+    for _ in range(3):
+        limit.write(stream, "abcdefghij")
+        limit.ended(stream)
+    assert stream.text == "abcdefghij" * 3
+
+
+def test_progress_goes_on_when_all_else_is_left_out(limit):
+    stream = Stream()
+    limit.write(stream, "x" * 20)
+    limit.write(stream, "\r99 %")
+    assert stream.text.endswith("\r99 %")
+
+
+def test_messages_without_end_take_room_too(limit):
+    stream = Stream()
+    for _ in range(9):
+        limit.write(stream, "x")
+        limit.flush(stream)
+    assert stream.text.count("x") < 5
+    assert stream.flushed < 4
+
+
+def test_a_kernel_of_its_own_has_the_same_bound(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in CELLS])
+    nbformat.write(notebook, tmp_path / "given.ipynb")
+    path = str(tmp_path / "ran.ipynb")
+    papermill.execute_notebook(str(tmp_path / "given.ipynb"), path, kernel_name="python3", progress_bar=False, **cold())
+    bounded, progress = json.loads(Path(path).read_text())["cells"]
+    text = "".join("".join(output["text"]) for output in bounded["outputs"])
+    assert text.count("a") == pytest.approx(8_000_000, abs=100)
+    assert text.count("b") == pytest.approx(2_000_000, abs=2000)
+    assert "[6,000,002 characters that this cell printed are left out." in text
+    assert ["".join(output["text"]) for output in progress["outputs"]] == ["\r49"]
