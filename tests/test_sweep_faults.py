@@ -6,6 +6,7 @@
 import json
 import random
 import shutil
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -63,6 +64,10 @@ def test_a_notebook_that_hangs_or_ends_its_kernel_fails_alone(undisturbed, sweep
     assert "limit of 7 s" in errors[0]
     assert "DeadKernelError" in errors[1]
     sweeps.is_clean()
+    listed = sweeps.run("--dry-run")[1]
+    assert [each["state"] for each in listed] == ["cached", "failed", "failed"]
+    assert "limit of 7 s" in listed[1]["error"]
+    assert "DeadKernelError" in listed[2]["error"]
     sweeps.trouble.unlink()
     sweeps.is_as(undisturbed.tables(), cached=1)
 
@@ -86,6 +91,35 @@ def test_what_a_notebook_forks_does_not_outlive_the_sweep_and_what_it_prints_doe
     assert printed.count("x") == pytest.approx(10_000_000, abs=1000)
     assert f"[{(mega - 10) * 1_000_000:,} characters that this cell printed are left out." in printed
     sweeps.is_as(undisturbed.tables(), cached=3)
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_sweep_that_is_told_to_end_says_so_and_goes_on_later(undisturbed, sweeps, told):
+    sweeps.trouble.write_text("time.sleep(600) if limit == 2 else None")
+    sweep = sweeps.start()
+    said = [sweep.stdout.readline() for _ in range(4)]  # begin, started, done, started
+    time.sleep(0.5)
+    sweep.send_signal(told)
+    sweep.send_signal(told)
+    code, events = sweeps.ended(sweep)
+    assert code == 130, (said, events, sweeps.said.read_text())
+    assert events[0]["event"] == "interrupted"
+    assert "the same command goes on" in sweeps.said.read_text()
+    sweeps.is_clean()
+    sweeps.trouble.unlink()
+    sweeps.is_as(undisturbed.tables(), cached=1)
+
+
+def test_a_worker_that_stands_still_ends_with_its_time(undisturbed, sweeps):
+    sweeps.trouble.write_text("time.sleep(600) if limit == 3 else None")
+    sweep = sweeps.start("--time-limit", "7")
+    said = [sweep.stdout.readline() for _ in range(6)]  # the third run has started
+    sweeps.victim("worker").suspend()
+    code, events = sweeps.ended(sweep)
+    assert (code, events[0]["event"]) == (1, "failed"), (said, events)
+    sweeps.is_clean()
+    sweeps.trouble.unlink()
+    sweeps.is_as(undisturbed.tables(), cached=2)
 
 
 def test_two_sweeps_of_one_store_do_each_run_once(undisturbed, sweeps):

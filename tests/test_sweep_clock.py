@@ -1,0 +1,83 @@
+"""A clock that is set back, or was wrong, changes neither which sweep is the latest nor how long runs take."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from anchorlens import batch, store
+from anchorlens.sweep import Events, events, status
+
+MOVES = [timedelta(days=-400), timedelta(seconds=-1), timedelta(0), timedelta(days=400)]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Sets the clock by so much, of what the package asks."""
+
+    def put(move: timedelta) -> None:
+        class Moved(datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return datetime.now(tz) + move
+
+        for module in (events, batch):
+            monkeypatch.setattr(module, "datetime", Moved)
+
+    return put
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_the_latest_sweep_is_the_one_that_began_last(tmp_path, clock, move):
+    for total in (1, 2, 3, 4):
+        with Events(tmp_path, total, as_json=True) as told:
+            told.say("finished")
+        assert status(tmp_path)["total"] == total
+        clock(move * total)
+    assert len(list((tmp_path / events.FOLDER).iterdir())) == 4
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_ages_of_runs_are_those_that_passed(tmp_path, clock, move):
+    with Events(tmp_path, 1, as_json=True) as told:
+        told.say("started", job="a")
+        clock(move)
+        assert 0 <= status(tmp_path)["running"]["a"] < 5
+
+
+def test_an_events_file_of_another_name_is_no_start_of_a_sweep(tmp_path):
+    (tmp_path / events.FOLDER).mkdir()
+    (tmp_path / events.FOLDER / "notes.jsonl").write_text("")
+    with Events(tmp_path, 1, as_json=True) as told:
+        assert told.path.name[:8] == f"{datetime.now(UTC):%Y%m%d}"
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_a_manifest_says_how_long_a_run_took(tmp_path, clock, move):
+    target = store.Run(tmp_path / "2_1" / "abc")
+    target.partial.mkdir(parents=True)
+    started = batch.time.monotonic() - 2
+    clock(move)
+    made_of = {"inputs": {"device": "cpu", "dtype": "float32"}}
+    told = batch._manifest(target, made_of, {}, started)
+    assert told["seconds"] == pytest.approx(2, abs=0.5)
+    began, ended = (datetime.fromisoformat(told[name]) for name in ("started", "finished"))
+    assert 1 <= (ended - began).total_seconds() <= 3
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", 'say "x"', "{curly} {0}", "ünïcødé 標籤", "x=1", "100%", "$HOME"])
+def test_how_a_try_ended_is_found_in_a_folder_of_any_name(tmp_path, name):
+    target = store.Run(tmp_path / name / "abc")
+    batch.note_failure(target, "took longer than the limit")
+    assert batch.failure(target) == "took longer than the limit"
+    with store.claiming(target):
+        assert batch.failure(target) == "", "a new try has not failed"
+        batch.note_failure(target, "somebody else's")
+        assert batch.failure(target) == "", "another try is under way"
+
+
+def test_a_try_of_a_run_that_is_there_has_not_failed(tmp_path):
+    target = store.Run(tmp_path / "2_1" / "abc")
+    target.final.mkdir(parents=True)
+    (target.final / "manifest.json").write_text("{}")
+    batch.note_failure(target, "died after it was done")
+    assert not target.partial.exists()
