@@ -114,6 +114,7 @@ def test_a_worker_that_stands_still_ends_with_its_time(undisturbed, sweeps):
     sweeps.trouble.write_text("time.sleep(600) if limit == 3 else None")
     sweep = sweeps.start("--time-limit", "7")
     said = [sweep.stdout.readline() for _ in range(6)]  # the third run has started
+    time.sleep(2)  # pebble counts from where the worker takes it
     sweeps.victim("worker").suspend()
     code, events = sweeps.ended(sweep)
     assert (code, events[0]["event"]) == (1, "failed"), (said, events)
