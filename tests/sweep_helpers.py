@@ -31,6 +31,7 @@ frame.to_parquet(Path(folder) / "results.parquet")
 """
 QUICK = """\
 import sys, types
+sys.modules["rfc3987_syntax"] = None  # jsonschema does without, and saves a second for each process
 if "ipykernel_launcher" in " ".join(sys.orig_argv):
     stand_in = sys.modules["anchorlens.warm.inside"] = types.ModuleType("inside")
     stand_in.begin = stand_in.end = lambda *where: []

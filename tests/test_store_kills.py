@@ -82,6 +82,9 @@ def test_before_whatever_step_a_run_ends_there_is_one_whole_result_or_none_and_t
             assert store.damage(run) == "", f"before step {at}"
             found = store.read(run.final)["value"].tolist()
             assert found in ([0.25, -1.5], *([[1.0, 2.0]] if there != "nothing" else [])), f"before step {at}"
+        if there == "a result":
+            kept = [path for path in (run.final, run._replaced) if store.damage(store.Run(path)) == ""]
+            assert kept, f"before step {at}: the older result went before the newer was there"
         whole_run(run, FRAME)
         assert store.damage(run) == ""
         pd.testing.assert_frame_equal(store.read(run.final), FRAME, check_exact=True)
