@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from anchorlens import batch, store
 from anchorlens.sweep.events import Events
@@ -24,6 +24,7 @@ class NoRoomError(RuntimeError):
     """A worker that has no place to be, so that its run is anybody's again; an end of the sweep when none has one."""
 
 
+@runtime_checkable
 class Worker(Protocol):
     """One run at a time, in a process that is kept from run to run and replaced when it dies."""
 
@@ -36,6 +37,7 @@ class Worker(Protocol):
         ...
 
 
+@runtime_checkable
 class Crew(Protocol):
     """The workers of an engine."""
 
