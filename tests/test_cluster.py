@@ -113,9 +113,8 @@ def cluster(place, undisturbed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", Sweeps(place / "undisturbed").env["PYTHONPATH"])
-        patch.setenv("ANCHORLENS_FAULT", str(place))
+        patch.setenv("ANCHORLENS_FAULT", str(place))  # of this, and of nodes that are put in the place of others
         found = Nodes()
-        patch.delenv("ANCHORLENS_FAULT")
         yield found
         found.cluster.shutdown()
     clean(str(place))
@@ -333,7 +332,7 @@ def test_files_are_sent_by_whole_paths_and_names_as_they_are(tmp_path, monkeypat
     assert (named, store) == ("2_3_extraction", str(tmp_path / "runs"))
     assert sent == {**given, "data": str(tmp_path / "rows.csv")}
     assert actor.files(sent) == [str(tmp_path / "rows.csv")]
-    assert actor.missing([str(tmp_path / "rows.csv"), str(tmp_path / "none")], patience=0) == str(tmp_path / "none")
+    assert actor.missing([str(tmp_path / "rows.csv"), str(tmp_path / "none")], patience=0.0) == str(tmp_path / "none")
 
 
 def test_what_bears_a_mark_ends_with_the_process_that_is_followed(tmp_path):

@@ -7,11 +7,12 @@ A lost actor is replaced by a new one, not by Ray's own ``max_restarts``: a call
 refused at once, so that a run's tries would be over before its worker is back.
 """
 
+import sys
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from anchorlens.sweep import marks
 from anchorlens.sweep.actor import Actor, files, sent
 from anchorlens.sweep.grid import Job
 from anchorlens.sweep.inside import failed
-from anchorlens.sweep.nodes import ClusterError, connected, crowded, gpus_of, shares
+from anchorlens.sweep.nodes import ClusterError, OfMainThread, connected, crowded, gpus_of, shares
 from anchorlens.sweep.workers import NoRoomError
 
-_PLACING = 10  # seconds for a worker to be given its share of a node
+_PLACING = 5  # seconds for a worker to be given its share of a node
 _STARTING = 180  # seconds for its process to start, with imports from a slow folder
 _PATIENCE = 10  # seconds for kernels to end
 
@@ -42,23 +43,25 @@ class Crew:
     """
 
     def __init__(self, workers: int, address: str, grid: Mapping[str, Any]) -> None:
-        self._ray = connected(address)
-        try:
-            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-            gpus = gpus_of(grid) if any(node.get("GPU", 0) for node in nodes) else 0
-            self._size, cpus = shares(nodes, gpus, workers)
-        except BaseException:
-            self._ray.shutdown()
-            raise
-        self._needs = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+        self._workers, self._address, self._grid = workers, address, grid
         self._every: list[Worker] = []
+        self._until = ExitStack()
 
     def __enter__(self) -> "Crew":
+        with ExitStack() as until:
+            until.enter_context(redirect_stdout(OfMainThread(sys.stdout)))  # Ray tells of deaths in the midst of ours
+            self._ray = connected(self._address)
+            until.callback(self._ray.shutdown)
+            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            gpus = gpus_of(self._grid) if any(node.get("GPU", 0) for node in nodes) else 0
+            self._size, cpus = shares(nodes, gpus, self._workers)
+            self._needs = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+            until.callback(self.end)
+            self._until = until.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.end()
-        self._ray.shutdown()
+        self._until.close()
 
     def plan(self, notebook: str, given: Mapping[str, Any], root: Path) -> batch.Plan:
         """As ``batch.plan``, by a worker; the place in the store is said as it is here.

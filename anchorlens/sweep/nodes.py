@@ -3,10 +3,13 @@
 import logging
 import os
 import socket
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from io import TextIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 _REACH = 5  # seconds for an address to answer; Ray itself would go on for minutes, and then end this process
 _SHARED = 100 * 2**20  # bytes that a Ray of our own keeps for objects, of which we have none
@@ -20,7 +23,31 @@ class MissingClusterError(ClusterError):
     """A cluster that is not there."""
 
 
+class OfMainThread(TextIOBase):
+    """A stdout for the main thread alone; what other threads print goes to stderr."""
+
+    def __init__(self, stdout: TextIO) -> None:
+        self._stdout = stdout
+
+    def write(self, text: str, /) -> int:
+        """As of any stream."""
+        return self._mine().write(text)
+
+    def flush(self) -> None:
+        """As of any stream."""
+        self._mine().flush()
+
+    def _mine(self) -> TextIO:
+        return self._stdout if threading.current_thread() is threading.main_thread() else sys.stderr
+
+
 def connected(address: str) -> Any:
+    """The module ``ray``, connected with the cluster at an address or, without one, with a Ray of this machine.
+
+    Raises:
+        ClusterError: if Ray is not installed, or will not have us.
+        MissingClusterError: if nothing answers at the address.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # spares a warning; the actor does it itself
     try:
@@ -96,7 +123,8 @@ def shares(nodes: Sequence[Mapping[str, float]], gpus: int, workers: int) -> tup
     wanted = workers or (sum(int(node["GPU"]) // gpus for node in useful) if gpus else len(useful))
 
     def room(cpus: int) -> int:
-        return sum(int(min([node["CPU"] // cpus, *([node["GPU"] // gpus] if gpus else [])])) for node in useful)
+        most = [(node["CPU"] // cpus, node["GPU"] // gpus if gpus else node["CPU"]) for node in useful]
+        return sum(int(min(each)) for each in most)
 
     for cpus in range(int(max((node["CPU"] for node in useful), default=0)), 0, -1):
         if room(cpus) >= wanted:

@@ -59,7 +59,7 @@ class Crew(Protocol):
 
 
 def run(
-    jobs: Sequence[Job], root: Path, events: Events, crew: Crew, *, limit: float = 0, fail_fast: bool = False
+    jobs: Sequence[Job], root: Path, events: Events, crew: Crew, *, limit: float = 0.0, fail_fast: bool = False
 ) -> bool:
     """Run jobs that are not done yet, and tell what happens to each.
 
