@@ -124,7 +124,7 @@ def cluster(place, undisturbed):
 def on_ray(place, cluster, request):
     """A sweep's folder, and its options."""
     cluster.mend()
-    sweeps = made(place, request.node.name[:60])
+    sweeps = made(place, request.node.name[-40:])
     yield sweeps, ["--engine", "ray", "--address", cluster.address]
     sweeps.trouble.unlink(missing_ok=True)
     for each in sweeps.processes():
@@ -200,15 +200,16 @@ def test_a_dry_run_on_a_cluster_names_the_same_keys_as_one_here_and_starts_nothi
 
 
 @needs_ray
-def test_a_worker_that_does_not_see_the_store_ends_the_sweep_before_a_run(place, cluster, tmp_path):
+def test_a_worker_that_does_not_see_the_store_ends_the_sweep_before_a_run(place, cluster, tmp_path, monkeypatch):
     cluster.mend()
     said = {"notebooks": [str(place / "small.ipynb")], "model": "toy", "limit": 1, "batch_tokens": 512}
     with sweep.crew("ray", 1, cluster.address, said) as crew, sweep.Events(tmp_path, 1) as events:
         jobs = sweep.jobs(said, tmp_path, plan=crew.plan)
-        events.path.rename(tmp_path / "moved")  # as if that node had another folder of that name
+        hire, sign = crew.hire, tmp_path / "sweeps" / "none"  # as if that node had another folder of that name
+        monkeypatch.setattr(crew, "hire", lambda jobs, _: hire(jobs, sign))
         with pytest.raises(ClusterError, match="is not there, and it is where the sweep was started") as error:
             workers.run(jobs, tmp_path, events, crew)
-    assert f"on node {socket.gethostname()}: {events.path}" in str(error.value)
+    assert f"on node {socket.gethostname()}: {sign} is not there" in str(error.value)
     assert "mounts under the same path" in str(error.value)
     assert not jobs[0].folder.parent.exists()
 
@@ -239,6 +240,12 @@ def test_an_address_where_no_cluster_is_is_refused_within_seconds(tmp_path, addr
     assert said in json.loads(run.stdout)["error"]
     assert time.monotonic() - began < 20
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_script_for_slurm_is_one():
+    script = Path(__file__).parents[1] / "docs" / "slurm.sh"
+    assert subprocess.run(["bash", "-n", script], capture_output=True, text=True).stderr == ""
+    assert "--engine ray" in script.read_text()
 
 
 def test_without_ray_the_remedy_is_said(tmp_path, monkeypatch):
