@@ -9,8 +9,8 @@
 #SBATCH --time=08:00:00
 set -euo pipefail
 
-export RAY_USAGE_STATS_ENABLED=0
-.venv/bin/ray get-auth-token --generate > /dev/null  # kept in the home folder: nobody else may use this Ray
+export RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token  # nobody else may use this Ray; the token is in the home folder
+.venv/bin/ray get-auth-token --generate > /dev/null
 port=$((20000 + SLURM_JOB_ID % 10000))  # another job may have its own Ray on the same node
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 address=$(getent ahostsv4 "${hosts[0]}" | awk 'NR == 1 { print $1 }'):$port
