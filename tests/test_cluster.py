@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from importlib import util
 from pathlib import Path
 
@@ -266,6 +267,60 @@ def test_an_engine_that_there_is_not_and_an_address_without_ray_are_refused(tmp_
     run = CliRunner().invoke(cli.app, ["sweep", "-n", "2_3_extraction", "--store", str(tmp_path), *words])
     assert run.exit_code == 2
     assert said in run.output
+
+
+class Pretended:
+    """A crew and its workers in one; a worker without a place says so each time that it is given a run."""
+
+    def __init__(self, *placed: bool) -> None:
+        self.workers, self.ended = [PretendedWorker(each) for each in placed], []
+
+    def plan(self, notebook, given, root):
+        raise NotImplementedError
+
+    def hire(self, jobs, sign):
+        return self.workers
+
+    def close(self):
+        self.ended.append("close")
+
+    def end(self):
+        self.ended.append("end")
+
+
+class PretendedWorker:
+    def __init__(self, placed: bool) -> None:
+        self.placed, self.ran = placed, []
+
+    def start(self, given, limit):
+        self.ran.append(given[1]["limit"])
+        future = Future()
+        future.set_result({"status": "done"} if self.placed else inside.failed("NoRoomError", "no node had room"))
+        return future
+
+    def outcome(self, future, limit):
+        return future.result()
+
+
+def of_three(root: Path) -> list[sweep.Job]:
+    return [sweep.Job("x", {"limit": limit}, root / f"{limit}", "new") for limit in (1, 2, 3)]
+
+
+def test_a_worker_without_a_place_gives_its_run_to_those_that_have_one(tmp_path):
+    crew = Pretended(False, True)
+    with sweep.Events(tmp_path, 3) as events:
+        assert workers.run(of_three(tmp_path), tmp_path, events, crew)
+    homeless, placed = crew.workers
+    assert sorted(placed.ran) == [1, 2, 3]
+    assert len(homeless.ran) <= 3, "asked again only after another's run"
+    assert (sweep.status(tmp_path)["done"], crew.ended) == (3, ["close"])
+
+
+def test_a_sweep_of_which_no_worker_has_a_place_ends_and_says_so(tmp_path):
+    crew = Pretended(False, False)
+    with sweep.Events(tmp_path, 3) as events, pytest.raises(workers.NoRoomError, match="no node had room"):
+        workers.run(of_three(tmp_path), tmp_path, events, crew)
+    assert (sweep.status(tmp_path)["state"], crew.ended) == ("interrupted", ["end"])
 
 
 CPUS, CARDS = {"CPU": 8.0}, {"CPU": 16.0, "GPU": 4.0}
