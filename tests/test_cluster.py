@@ -401,7 +401,8 @@ def test_what_bears_a_mark_ends_with_the_process_that_is_followed(tmp_path):
     code = (
         "import os, subprocess, sys, time\nfrom anchorlens.sweep import marks\nmarks.follow('of-this-test')\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True,\n"
-        "    env={**os.environ, marks.NAME: 'of-this-test'})\nprint(child.pid, flush=True)\ntime.sleep(600)\n"
+        "    stdout=subprocess.DEVNULL, env={**os.environ, marks.NAME: 'of-this-test'})\n"
+        "print(child.pid, flush=True)\ntime.sleep(600)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
     assert parent.stdout is not None
