@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from anchorlens.values import ParameterError
 from anchorlens.sweep.events import Events, status
 from anchorlens.sweep.grid import Job, jobs, read, with_words
+from anchorlens.values import ParameterError
 
 __all__ = ["ENGINES", "Events", "Job", "crew", "jobs", "read", "status", "with_words"]
 
