@@ -36,7 +36,7 @@ test-faults: .venv/test  ## what a sweep must survive: 30 kills of each process 
 
 .venv/test: .venv/python pyproject.toml constraints.txt
 	@echo "installing anchorlens with what its tests need"
-	$(INSTALL) --editable '.[png,dev]'
+	$(INSTALL) --editable '.[png,dev,ray]'
 	touch $@
 
 # All packages are .venv's but those that constraints-4.txt pins, which come first on the path.

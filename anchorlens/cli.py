@@ -27,6 +27,9 @@ EXIT_CODES = {
     "ShapeError": BAD_INPUT,
     "UndefinedError": BAD_INPUT,
     "TrackingError": BAD_INPUT,
+    "ClusterError": BAD_INPUT,
+    "MissingClusterError": MISSING,
+    "NoRoomError": MISSING,
     "MissingRowsError": MISSING,
     "MissingModelError": MISSING,
     "KeyboardInterrupt": INTERRUPTED,
@@ -165,7 +168,14 @@ def sweep(
         list[str] | None,
         typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="A parameter; given twice, a run of each value."),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Runs at a time, each with a kernel.")] = 1,
+    engine: Annotated[str, typer.Option("--engine", help="local, or ray: on the nodes of a cluster.")] = "local",
+    address: Annotated[
+        str, typer.Option("--address", help="Ray's: auto, or HOST:PORT; else it is started on this machine.")
+    ] = "",
+    workers: Annotated[
+        int,
+        typer.Option("--workers", min=0, help="Runs at a time; 0: one, with ray one for each GPU or, without, node."),
+    ] = 0,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no run after one that failed.")] = False,
     time_limit: Annotated[float, typer.Option("--time-limit", min=0, help="Seconds a run may take; 0: any.")] = 0,
     track: Annotated[list[str] | None, typer.Option("--track", help="Tell mlflow or wandb of each run.")] = None,
@@ -178,21 +188,22 @@ def sweep(
 
     with _exit_codes(json_, "sweep"):
         said = sweep_.with_words(sweep_.read(grid) if grid else {}, notebook or [], parameter or [])
-        jobs = sweep_.jobs(said, store, where=str(grid or "sweep"))
-        if dry_run:
-            for job in jobs:
-                told = {"state": job.state, "job": job.name, "folder": str(job.folder), "error": job.said}
-                print(json.dumps(told) if json_ else f"{job.state:<7} {job.name}{job.said and f': {job.said}'}")
-            return
-        from anchorlens.sweep import workers as workers_
+        with sweep_.crew(engine, workers, address, said) as crew:
+            jobs = sweep_.jobs(said, store, where=str(grid or "sweep"), plan=crew.plan)
+            if dry_run:
+                for job in jobs:
+                    told = {"state": job.state, "job": job.name, "folder": str(job.folder), "error": job.said}
+                    print(json.dumps(told) if json_ else f"{job.state:<7} {job.name}{job.said and f': {job.said}'}")
+                return
+            from anchorlens.sweep import workers as workers_
 
-        tracker = None
-        if track:
-            from anchorlens import tracking
+            tracker = None
+            if track:
+                from anchorlens import tracking
 
-            tracker = tracking.Tracker(store, track, {str(job.folder): job.parameters for job in jobs})
-        with sweep_.stoppable(), sweep_.Events(store, len(jobs), as_json=json_, watcher=tracker) as events:
-            whole = workers_.run(jobs, store, events, workers=workers, limit=time_limit, fail_fast=fail_fast)
+                tracker = tracking.Tracker(store, track, {str(job.folder): job.parameters for job in jobs})
+            with sweep_.stoppable(), sweep_.Events(store, len(jobs), as_json=json_, watcher=tracker) as events:
+                whole = workers_.run(jobs, store, events, crew, limit=time_limit, fail_fast=fail_fast)
     if not whole:
         raise typer.Exit(1)
 

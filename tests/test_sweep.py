@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from anchorlens import batch, cli, parameters, store, sweep
 from anchorlens.parameters import ParameterError
-from anchorlens.sweep import events, grid, workers
+from anchorlens.sweep import events, grid, local
 
 SMALL = {"notebooks": ["2_3_extraction"], "model": "toy", "limit": 8, "batch_tokens": 4000}
 
@@ -216,12 +216,12 @@ def test_the_state_of_a_sweep_whose_process_is_gone_is_told(tmp_path):
 )
 def test_workers_have_a_gpu_each_unless_runs_choose(tmp_path, monkeypatch, there, n_workers, given, want):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(workers.preflight, "cuda_devices", lambda: there)
+    monkeypatch.setattr(local.preflight, "cuda_devices", lambda: there)
     jobs = [sweep.Job("2_3_extraction", given, tmp_path, "new")]
-    assert workers.gpus(jobs, n_workers) == want
+    assert local.gpus(jobs, n_workers) == want
     if want:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-        assert workers.gpus(jobs, 2) == ["5", "7"]
+        assert local.gpus(jobs, 2) == ["5", "7"]
 
 
 def test_looking_at_a_grid_imports_no_torch(tmp_path):

@@ -1,7 +1,7 @@
 """A grid of runs from a YAML file: every job checked, and looked up in the store, before any starts."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ class Job:
     """One run: what is given to its notebook, where its result is or will be, and whether it is there.
 
     ``state`` is "failed" where an earlier try ended in an error, of which ``said`` tells; of a new one it tells what is
-    wrong with the result that is there.
+    wrong with the result that is there. ``made_of`` is what its key is made of.
     """
 
     notebook: str
@@ -28,6 +28,7 @@ class Job:
     folder: Path
     state: State
     said: str = ""
+    made_of: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def key(self) -> str:
@@ -80,12 +81,14 @@ def with_words(grid: Mapping[str, Any], notebooks: Sequence[str], assignments: S
     return {**found, **said}
 
 
-def jobs(grid: Mapping[str, Any], root: Path, *, where: str = "grid") -> list[Job]:
+def jobs(
+    grid: Mapping[str, Any], root: Path, *, where: str = "grid", plan: Callable[..., batch.Plan] | None = None
+) -> list[Job]:
     """The runs of a grid, those of one model together, otherwise in the grid's order; equal ones once.
 
     A parameter is one value or a list of them, each for a run of its own with every combination of the others; of a
     parameter that is a list itself (``seeds``), a list of lists. ``notebooks`` are names, by default all but the tour;
-    ``only`` holds parameters of single notebooks.
+    ``only`` holds parameters of single notebooks. ``plan`` stands in for ``batch.plan`` where runs happen elsewhere.
 
     Raises:
         ParameterError: for a name that no notebook declares, a value of the wrong type, or an empty grid.
@@ -93,9 +96,9 @@ def jobs(grid: Mapping[str, Any], root: Path, *, where: str = "grid") -> list[Jo
     """
     found: dict[Path, Job] = {}
     for notebook, given in _combined(grid, where):
-        plan = batch.plan(notebook, given, root)
-        state, said = _state(plan.target)
-        found.setdefault(plan.target.final, Job(notebook, given, plan.target.final, state, said))
+        planned = (plan or batch.plan)(notebook, given, root)
+        state, said = _state(planned.target)
+        found.setdefault(planned.target.final, Job(notebook, given, planned.target.final, state, said, planned.made_of))
     first: dict[tuple, int] = {}
     for n, job in enumerate(found.values()):
         first.setdefault(_model(job), n)

@@ -1,0 +1,143 @@
+"""The engine ``local``: workers on this machine, each a process of its own; one that dies loses its run alone."""
+
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from anchorlens import batch, preflight
+from anchorlens.sweep import inside, marks
+from anchorlens.sweep.grid import Job
+from anchorlens.sweep.inside import failed
+
+_LOOK = 1.0  # seconds between looks at whether the scheduler lives
+_PATIENCE = 10  # seconds for a kernel to end in good order
+
+
+class Crew:
+    """Workers on this machine, as many as asked for (0: one), with equal shares of its threads and GPUs."""
+
+    def __init__(self, workers: int) -> None:
+        self._size, self._every = workers or 1, []
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.end()
+
+    def plan(self, notebook: str, given: Mapping[str, Any], root: Path) -> batch.Plan:
+        """As ``batch.plan``: what is here is what the workers see."""
+        return batch.plan(notebook, given, root)
+
+    def hire(self, jobs: Sequence[Job], sign: Path) -> list["Worker"]:
+        """Workers for jobs, not more than these; they start when they are given a run."""
+        threads = max(1, (os.cpu_count() or 1) // self._size)
+        slots = gpus(jobs, self._size) or [""] * self._size
+        self._every = [Worker(threads, slot) for slot in slots[: len(jobs)]]
+        return self._every
+
+    def close(self) -> None:
+        """End all workers, and their kernels in good order."""
+        for worker in self._every:
+            worker.close()
+
+    def end(self) -> None:
+        """End all workers and what their runs have started, at once."""
+        for worker in self._every:
+            worker.end()
+
+
+def gpus(jobs: Sequence[Job], workers: int) -> list[str]:
+    """A GPU for each worker, the workers spread evenly; none where there is none, or runs choose by themselves.
+
+    One worker sees all GPUs, and so does each where some run names its GPU or takes several.
+    """
+    there = preflight.cuda_devices()
+    given = [job.parameters for job in jobs]
+    chosen = any(str(each.get("device", "")).startswith("cuda:") or each.get("n_devices", 0) > 1 for each in given)
+    if workers == 1 or there == 0 or chosen:
+        return []
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = seen.split(",") if seen else [str(n) for n in range(there)]
+    return [names[n % there] for n in range(workers)]
+
+
+class Worker:
+    """A process that runs jobs one by one, another one whenever it dies, and all that they start.
+
+    Each has a pool of its own, since a pool cannot be used any more once a worker died that had no task yet.
+    """
+
+    def __init__(self, threads: int, gpu: str) -> None:
+        self._mark, self._threads, self._gpu, self._pool = uuid.uuid4().hex, threads, gpu, None
+
+    def start(self, given: tuple[Any, ...], limit: float) -> Any:
+        """The future of a run."""
+        if self._pool is None or not self._pool.active:  # it may have died since its last run
+            self.end()
+            self._pool = self._made()
+        return self._pool.schedule(inside.work, args=given, timeout=limit or None)
+
+    def outcome(self, future: Any, limit: float) -> dict[str, Any]:
+        """What became of a run, whatever became of its worker."""
+        from pebble import ProcessExpired
+
+        try:
+            return future.result()
+        except TimeoutError:
+            said = failed("TimeoutError", f"took longer than the limit of {limit:g} s and was ended")
+        except ProcessExpired as error:
+            said = failed("ProcessExpired", f"its worker died ({error}, exit code {error.exitcode})")
+        except BrokenProcessPool as error:
+            said = failed("BrokenProcessPool", f"its worker died before it began ({error})")
+        self.end()
+        return said
+
+    def close(self) -> None:
+        """End the worker, and its kernel in good order."""
+        if self._pool is not None and self._pool.active:
+            with suppress(OSError, RuntimeError):  # it died meanwhile
+                self._pool.schedule(inside.close, timeout=_PATIENCE).result()
+        self.end()
+
+    def end(self) -> None:
+        """End the worker and all that its runs have started, at once."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+            self._pool = None
+        marks.end(self._mark)
+
+    def _made(self) -> Any:
+        import multiprocessing
+
+        from pebble import ProcessPool
+
+        context = multiprocessing.get_context("spawn")
+        given = (os.getpid(), self._mark, self._threads, self._gpu)
+        return ProcessPool(max_workers=1, context=context, initializer=_begin, initargs=given)
+
+
+def _begin(scheduler: int, mark: str, threads: int, gpu: str) -> None:
+    """Make a worker: a process group of its own, its share of threads and GPUs, and an end when the scheduler ends."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(1))  # in the middle of a run; whoever sent it ends the kernel
+    if gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    inside.begin(mark, threads)
+    threading.Thread(target=_follow, args=(scheduler, mark), daemon=True).start()
+
+
+def _follow(scheduler: int, mark: str) -> None:
+    while os.getppid() == scheduler:
+        time.sleep(_LOOK)
+    marks.end(mark)
+    os.killpg(0, signal.SIGKILL)
