@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from anchorlens import batch, cli, parameters, store, sweep
 from anchorlens.parameters import ParameterError
-from anchorlens.sweep import events, grid, local
+from anchorlens.sweep import events, grid, local, workers
 
 SMALL = {"notebooks": ["2_3_extraction"], "model": "toy", "limit": 8, "batch_tokens": 4000}
 
@@ -222,6 +223,64 @@ def test_workers_have_a_gpu_each_unless_runs_choose(tmp_path, monkeypatch, there
     if want:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
         assert local.gpus(jobs, 2) == ["5", "7"]
+
+
+class Silent:
+    """Workers of which the first never answers and each other says that its run is done, or has failed."""
+
+    def __init__(self, said: str = "done") -> None:
+        self.said, self.ended, self.started = said, 0, 0
+
+    def start(self, given, limit):
+        self.started += 1
+        future = Future()
+        if self.started > 1 or self.said == "failed":
+            future.set_result({"status": self.said, "kind": "ValueError", "error": "wrong"})
+        return future
+
+    def outcome(self, future, limit):
+        return dict(future.result())
+
+    def end(self):
+        self.ended += 1
+
+    def close(self):
+        self.end()
+
+    def plan(self, notebook, given, root):
+        return batch.plan(notebook, given, root)
+
+    def hire(self, jobs, sign):
+        return [self]
+
+
+def told(folder: Path, crew: Silent, **how) -> list[dict]:
+    given = [{"limit": n} for n in range(3)]
+    jobs = [
+        sweep.Job("2_3_extraction", each, folder / "2_3_extraction" / str(n), "new") for n, each in enumerate(given)
+    ]
+    with sweep.Events(folder, len(jobs)) as events:
+        assert workers.run(jobs, folder, events, crew, **how) is False
+    return [json.loads(line) for line in events.path.read_text().splitlines()]
+
+
+def test_a_worker_that_never_answers_is_ended_after_its_time_and_the_sweep_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "GRACE", 0.2)
+    monkeypatch.setattr(workers, "_LOOK", 0.05)
+    crew = Silent()
+    said = told(tmp_path, crew, limit=0.1)
+    assert [each["event"] for each in said] == [
+        *("begin", "started", "failed", "started", "done", "started", "done", "finished")
+    ]
+    assert "did not answer within the limit of 0.1 s and 0.2 s more" in said[2]["error"]
+    assert crew.ended == 2, "once for the silent one, once at the end"
+
+
+@pytest.mark.parametrize(("fail_fast", "started"), [(True, 1), (False, 3)])
+def test_a_failed_run_ends_the_sweep_only_if_that_is_asked_for(tmp_path, fail_fast, started):
+    crew = Silent("failed")
+    said = told(tmp_path, crew, fail_fast=fail_fast)
+    assert (crew.started, said[-1]["left"]) == (started, 3 - started)
 
 
 def test_looking_at_a_grid_imports_no_torch(tmp_path):

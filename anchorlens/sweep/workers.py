@@ -1,7 +1,7 @@
 """The loop of a sweep, for whichever engine: gives runs to workers, tries lost ones again, tells what happens."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +18,8 @@ DIED = (
     "ProcessExpired",
     "WarmKernelError",
 )  # abnormal ends, after which a run is tried again
+GRACE = 300  # seconds beyond its limit within which a run's worker must have answered: it may have to start first
+_LOOK = 1.0  # seconds between looks at who is late
 
 
 class NoRoomError(RuntimeError):
@@ -34,6 +36,10 @@ class Worker(Protocol):
 
     def outcome(self, future: Any, limit: float) -> dict[str, Any]:
         """What became of it: ``status`` and, where that is failed, ``kind`` and ``error``."""
+        ...
+
+    def end(self) -> None:
+        """End the process and what its runs have started, at once."""
         ...
 
 
@@ -98,9 +104,9 @@ def run(
                 flying[worker.start(given, limit)] = worker, job, attempt, time.monotonic()
             if not flying:
                 break
-            for future in wait(flying, return_when=FIRST_COMPLETED).done:
+            for future in _answered(flying, limit):
                 worker, job, attempt, since = flying.pop(future)
-                said = worker.outcome(future, limit)
+                said = worker.outcome(future, limit) if future.done() else _silent(worker, limit)
                 seconds = round(time.monotonic() - since, 2)
                 if said.get("kind") == NoRoomError.__name__:
                     resting.append(worker)
@@ -127,3 +133,19 @@ def run(
         raise
     events.say("finished", failed=failed, left=len(waiting))
     return not failed and not waiting
+
+
+def _answered(flying: Mapping[Any, tuple[Worker, Job, int, float]], limit: float) -> Iterable[Any]:
+    """Runs that have ended or whose workers, suspended before they took one, would never say so."""
+    while True:
+        if done := wait(flying, timeout=_LOOK if limit else None, return_when=FIRST_COMPLETED).done:
+            return done
+        late = time.monotonic() - limit - GRACE
+        if silent := [future for future, (*_, since) in flying.items() if since < late]:
+            return silent
+
+
+def _silent(worker: Worker, limit: float) -> dict[str, Any]:
+    worker.end()
+    said = f"its worker did not answer within the limit of {limit:g} s and {GRACE} s more, and was ended"
+    return {"status": "failed", "kind": "TimeoutError", "error": said}

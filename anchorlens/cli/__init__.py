@@ -1,0 +1,40 @@
+"""The command line: anchorlens demo | run | sweep | status | doctor | list. A command imports what it needs."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from anchorlens import __version__
+from anchorlens.cli.looks import doctor, list_
+from anchorlens.cli.runs import demo, run
+from anchorlens.cli.sweeps import status, sweep
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def anchorlens(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Label words are anchors: where in-context learning gathers and reads its information."""
+
+
+for command in (run, demo, sweep, status, doctor):
+    app.command()(command)
+app.command("list")(list_)
+
+
+def main() -> None:
+    """Entry point of the ``anchorlens`` command."""
+    # Threads that wait for one another must sleep: by default they spin, and each pass of a small model takes up to ten
+    # times as long wherever another process needs the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    app()

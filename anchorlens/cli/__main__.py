@@ -1,0 +1,3 @@
+from anchorlens.cli import main
+
+main()

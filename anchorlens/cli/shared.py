@@ -1,0 +1,63 @@
+"""What commands share: options, and errors as messages and exit codes."""
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BAD_INPUT, MISSING, INTERRUPTED = 2, 3, 130
+EXIT_CODES = {
+    "ParameterError": BAD_INPUT,
+    "TaskError": BAD_INPUT,
+    "PromptError": BAD_INPUT,
+    "TooLongError": BAD_INPUT,
+    "ModelError": BAD_INPUT,
+    "StoreError": BAD_INPUT,
+    "IncompleteModelError": BAD_INPUT,
+    "PermissionError": BAD_INPUT,
+    "SettingError": BAD_INPUT,
+    "ShapeError": BAD_INPUT,
+    "UndefinedError": BAD_INPUT,
+    "TrackingError": BAD_INPUT,
+    "ClusterError": BAD_INPUT,
+    "MissingClusterError": MISSING,
+    "NoRoomError": MISSING,
+    "MissingRowsError": MISSING,
+    "MissingModelError": MISSING,
+    "KeyboardInterrupt": INTERRUPTED,
+}  # by the name of the exception, which is all that is known of one raised inside a notebook; any other: 1
+
+Store = Annotated[Path, typer.Option("--store", help="Folder of all runs.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Run again even if there is a result.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and run nothing.")]
+
+
+@contextmanager
+def exit_codes(as_json: bool, notebook: str) -> Iterator[None]:
+    """Turn errors into a message on stderr (with --json also an object on stdout) and the exit code of their kind."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        said = "interrupted; whole windows of prompts are kept: the same command goes on after them"
+        fail(said, INTERRUPTED, as_json, notebook)
+    except typer.Exit:
+        raise
+    except Exception as error:
+        kind = getattr(error, "kind", type(error).__name__)  # a failed run says what failed in it
+        if not hasattr(error, "kind") and kind not in EXIT_CODES and not isinstance(error, OSError):
+            traceback.print_exc()  # not foreseen, so say where
+        prefix = "" if hasattr(error, "kind") else f"{kind}: "
+        fail(f"{prefix}{error}", EXIT_CODES.get(kind, 1), as_json, notebook)
+
+
+def fail(message: str, code: int, as_json: bool, notebook: str) -> None:
+    print(message, file=sys.stderr)
+    if as_json:
+        print(json.dumps({"status": "failed", "notebook": notebook, "error": message, "exit_code": code}))
+    raise typer.Exit(code)
