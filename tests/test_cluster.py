@@ -301,6 +301,9 @@ class PretendedWorker:
     def outcome(self, future, limit):
         return future.result()
 
+    def end(self):
+        raise NotImplementedError
+
 
 def of_three(root: Path) -> list[sweep.Job]:
     return [sweep.Job("x", {"limit": limit}, root / f"{limit}", "new") for limit in (1, 2, 3)]

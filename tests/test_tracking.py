@@ -261,7 +261,7 @@ def test_every_headline_names_columns_that_its_notebook_writes(notebook):
 def test_a_run_that_was_told_is_not_told_again_but_elsewhere_it_is(tmp_path, mlflow, monkeypatch):
     folder = finished(tmp_path)
     ended = [("cached", {"folder": str(folder)})]
-    assert told(tmp_path, ended, "mlflow")[-1] == {**told(tmp_path, ended, "mlflow")[-1], "untracked": 0}
+    assert [told(tmp_path, ended, "mlflow")[-1]["untracked"] for _ in range(2)] == [0, 0]
     assert len(mlflow.runs) == 1
     (tmp_path / "sweeps" / tracking.RECORD).unlink()
     told(tmp_path, ended, "mlflow")
