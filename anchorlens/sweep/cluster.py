@@ -108,7 +108,7 @@ class Worker:
     """An actor that runs jobs one by one, another one whenever it dies, and all that they start."""
 
     def __init__(self, ray: Any, needs: Mapping[str, int]) -> None:
-        self._ray, self._needs, self._mark, self.sign = ray, needs, uuid.uuid4().hex, Path()
+        self._ray, self._needs, self._mark, self.sign = ray, needs, "", Path()
         self._actor = self._place = self.ending = None
         self._node: dict[str, str] = {}
 
@@ -192,6 +192,7 @@ class Worker:
         self._place = place
         options = {"num_cpus": self._needs["CPU"], "num_gpus": self._needs.get("GPU", 0), "max_restarts": 0}
         at = PlacementGroupSchedulingStrategy(placement_group=place)
+        self._mark = uuid.uuid4().hex  # its own: what ends the last actor's kernel may be late, and must spare this one
         actor = self._ray.remote(Actor).options(**options, scheduling_strategy=at).remote(self._mark, self._needs)
         self._actor = actor
         self._node = self._ray.get(actor.where.remote(), timeout=_STARTING)
