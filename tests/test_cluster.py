@@ -295,7 +295,8 @@ class PretendedWorker:
     def start(self, given, limit):
         self.ran.append(given[1]["limit"])
         future = Future()
-        future.set_result({"status": "done"} if self.placed else inside.failed("NoRoomError", "no node had room"))
+        unplaced = {"status": "unplaced", "error": "no node had room"}
+        future.set_result({"status": "done"} if self.placed else unplaced)
         return future
 
     def outcome(self, future, limit):
@@ -321,7 +322,7 @@ def test_a_worker_without_a_place_gives_its_run_to_those_that_have_one(tmp_path)
 
 def test_a_sweep_of_which_no_worker_has_a_place_ends_and_says_so(tmp_path):
     crew = Pretended(False, False)
-    with sweep.Events(tmp_path, 3) as events, pytest.raises(workers.NoRoomError, match="no node had room"):
+    with sweep.Events(tmp_path, 3) as events, pytest.raises(workers.UnplacedError, match="no node had room"):
         workers.run(of_three(tmp_path), tmp_path, events, crew)
     assert (sweep.status(tmp_path)["state"], crew.ended) == ("interrupted", ["end"])
 

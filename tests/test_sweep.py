@@ -228,14 +228,14 @@ def test_workers_have_a_gpu_each_unless_runs_choose(tmp_path, monkeypatch, there
 class Silent:
     """Workers of which the first never answers and each other says that its run is done, or has failed."""
 
-    def __init__(self, said: str = "done") -> None:
-        self.said, self.ended, self.started = said, 0, 0
+    def __init__(self, said: str = "done", kind: str = "ValueError") -> None:
+        self.said, self.kind, self.ended, self.started = said, kind, 0, 0
 
     def start(self, given, limit):
         self.started += 1
         future = Future()
         if self.started > 1 or self.said == "failed":
-            future.set_result({"status": self.said, "kind": "ValueError", "error": "wrong"})
+            future.set_result({"status": self.said, "kind": self.kind, "error": "wrong"})
         return future
 
     def outcome(self, future, limit):
@@ -281,6 +281,14 @@ def test_a_failed_run_ends_the_sweep_only_if_that_is_asked_for(tmp_path, fail_fa
     crew = Silent("failed")
     said = told(tmp_path, crew, fail_fast=fail_fast)
     assert (crew.started, said[-1]["left"]) == (started, 3 - started)
+
+
+def test_a_run_whose_prompts_do_not_fit_into_memory_stops_no_other(tmp_path):
+    """An analysis raises ``fitting.NoRoomError``, which is no want of a place for a worker."""
+    crew = Silent("failed", "NoRoomError")
+    said = told(tmp_path, crew)
+    assert [each["event"] for each in said] == ["begin", *("started", "failed") * 3, "finished"]
+    assert "NoRoomError" not in cli.shared.EXIT_CODES, "it is a run that failed: exit code 1"
 
 
 def test_looking_at_a_grid_imports_no_torch(tmp_path):

@@ -22,7 +22,7 @@ from anchorlens.sweep.actor import Actor, files, sent
 from anchorlens.sweep.grid import Job
 from anchorlens.sweep.inside import failed
 from anchorlens.sweep.nodes import ClusterError, OfMainThread, connected, crowded, gpus_of, shares
-from anchorlens.sweep.workers import NoRoomError
+from anchorlens.sweep.workers import UnplacedError
 
 _PLACING = 5  # seconds for a worker to be given its share of a node
 _STARTING = 180  # seconds for its process to start, with imports from a slow folder
@@ -136,8 +136,8 @@ class Worker:
             if said.get("kind") in ("PlaceError", "PlanError"):
                 raise ClusterError(f"on node {self._node.get('name')}: {said['error']}")
             return said
-        except NoRoomError as error:
-            said = failed("NoRoomError", str(error))
+        except UnplacedError as error:
+            said = {"status": "unplaced", "error": str(error)}
         except self._ray.exceptions.GetTimeoutError:
             said = failed("TimeoutError", f"took longer than the limit of {limit:g} s and was ended")
         except self._ray.exceptions.RayError as error:
@@ -188,7 +188,7 @@ class Worker:
         place = placement_group([dict(self._needs)])
         if not place.wait(_PLACING):
             self._ray.util.remove_placement_group(place)
-            raise NoRoomError(crowded(self._ray, self._needs, _PLACING))
+            raise UnplacedError(crowded(self._ray, self._needs, _PLACING))
         self._place = place
         options = {"num_cpus": self._needs["CPU"], "num_gpus": self._needs.get("GPU", 0), "max_restarts": 0}
         at = PlacementGroupSchedulingStrategy(placement_group=place)
