@@ -416,3 +416,16 @@ def test_what_bears_a_mark_ends_with_the_process_that_is_followed(tmp_path):
     parent.communicate()
     psutil.wait_procs([child], timeout=10)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_follows_a_process_that_goes_between_two_questions_still_ends_what_it_started(monkeypatch):
+    def gone(self: psutil.Process) -> str:
+        raise psutil.NoSuchProcess(self.pid)
+
+    monkeypatch.setattr(psutil.Process, "status", gone)
+    ended = []
+    monkeypatch.setattr(marks.os, "fork", lambda: 0)
+    monkeypatch.setattr(marks.os, "setsid", lambda: None)
+    monkeypatch.setattr(marks, "end", ended.append)
+    marks._following(psutil.Process(), "its mark")
+    assert ended == ["its mark"]

@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from concurrent.futures import Future
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -289,6 +291,27 @@ def test_a_run_whose_prompts_do_not_fit_into_memory_stops_no_other(tmp_path):
     said = told(tmp_path, crew)
     assert [each["event"] for each in said] == ["begin", *("started", "failed") * 3, "finished"]
     assert "NoRoomError" not in cli.shared.EXIT_CODES, "it is a run that failed: exit code 1"
+
+
+def test_a_worker_that_stands_still_between_runs_holds_up_no_end(monkeypatch):
+    monkeypatch.setattr(local, "_PATIENCE", 1)
+    worker = local.Worker(1, "")
+    worker._pool = worker._made()
+    process = psutil.Process(worker._pool.schedule(os.getpid).result())
+    process.suspend()
+    ending = threading.Thread(target=worker.close, daemon=True)
+    ending.start()
+    ending.join(timeout=30)
+    assert not ending.is_alive()
+    assert not process.is_running()
+
+
+@pytest.mark.parametrize("text", ["null", "[]", '"text"', "{}", "{", "\x00\x00"])
+def test_a_note_of_a_failure_that_is_damaged_is_none(tmp_path, text):
+    target = store.Run(tmp_path / "2_1" / "abc")
+    batch.note_failure(target, "died")
+    (target.partial / "failed.json").write_text(text)
+    assert batch.failure(target) == ""
 
 
 def test_looking_at_a_grid_imports_no_torch(tmp_path):

@@ -482,3 +482,13 @@ def test_the_record_of_what_was_told_is_not_taken_for_a_sweep(tmp_path, mlflow):
     told(tmp_path, [("cached", {"folder": str(finished(tmp_path))})], "mlflow")
     assert (tmp_path / events.FOLDER / tracking.RECORD).is_file()
     assert sweep.status(tmp_path)["cached"] == 1
+
+
+def test_a_damaged_record_is_told_again_as_far_as_it_is_damaged(tmp_path, mlflow):
+    ended = [("cached", {"folder": str(finished(tmp_path))})]
+    told(tmp_path, ended, "mlflow")
+    record = tmp_path / "sweeps" / tracking.RECORD
+    record.write_bytes(b"\xff\x00[1\n" + record.read_bytes())
+    mlflow.runs.clear()
+    told(tmp_path, ended, "mlflow")
+    assert not mlflow.runs, "the whole line is read"
