@@ -290,10 +290,10 @@ def test_a_file_system_without_locks_is_refused_with_the_remedy(run, monkeypatch
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(store.fcntl, "flock", none)
-    before = len(os.listdir("/dev/fd"))
+    before = len(list(Path("/dev/fd").iterdir()))
     with pytest.raises(StoreError, match=r"No locks available.*Give a folder"), store.claiming(run):
         pass
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(list(Path("/dev/fd").iterdir())) == before
 
 
 def test_a_killed_process_leaves_a_partial_folder_that_the_next_one_empties(run, runner):

@@ -121,6 +121,9 @@ def test_a_command_line_says_the_same_as_a_file(tmp_path):
     assert names(sweep.jobs(said, tmp_path)) == names(sweep.jobs(want, tmp_path))
     changed = sweep.with_words(want, [], ["shots=2"])
     assert {job.parameters["shots"] for job in sweep.jobs(changed, tmp_path)} == {2}
+    of_one = {**want, "only": {"2_3_extraction": {"shots": [3, 4], "seeds": [5]}}}
+    changed = sweep.with_words(of_one, [], ["shots=2"])
+    assert [(job.parameters["shots"], job.parameters["seeds"]) for job in sweep.jobs(changed, tmp_path)] == [(2, [5])]
     with pytest.raises(ParameterError, match="-p 'shots': expected NAME=VALUE"):
         sweep.with_words({}, [], ["shots"])
 
@@ -201,6 +204,12 @@ def test_the_state_of_a_sweep_whose_process_is_gone_is_told(tmp_path):
     lines.write_text(text + '{"event": "do')
     found = sweep.status(tmp_path)
     assert (found["state"], list(found["running"])) == ("died", ["a"])
+    (lines.parent / "notes.jsonl").write_text("mine")
+    assert sweep.status(tmp_path)["state"] == "died", "another file is no sweep"
+    lines.write_bytes(lines.read_bytes()[:-3] + b"\x00\xff\n")
+    run = CliRunner().invoke(cli.app, ["status", str(tmp_path)])
+    assert run.exit_code == 2
+    assert re.search(r"jsonl: a line of it is no JSON .* remove the file", run.output)
     run = CliRunner().invoke(cli.app, ["status", str(tmp_path / "none")])
     assert run.exit_code == 3
     assert "no sweep has written here" in run.output

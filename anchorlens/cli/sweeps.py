@@ -66,11 +66,12 @@ def status(
     """Say how the latest sweep of a store stands; also while another process runs it."""
     from anchorlens import sweep as sweep_
 
-    try:
-        found = sweep_.status(store)
-    except FileNotFoundError as error:
-        fail(str(error), MISSING, json_, "status")
-        return
+    with exit_codes(json_, "status"):
+        try:
+            found = sweep_.status(store)
+        except FileNotFoundError as error:
+            fail(str(error), MISSING, json_, "status")
+            return
     if json_:
         print(json.dumps(found))
         return

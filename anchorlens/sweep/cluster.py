@@ -29,6 +29,10 @@ _STARTING = 180  # seconds for its process to start, with imports from a slow fo
 _PATIENCE = 10  # seconds for kernels to end
 
 
+class StartError(RuntimeError):
+    """A worker whose process has a place and did not answer; its run is tried again."""
+
+
 class Crew:
     """Actors of one cluster: each has the GPUs that a run asks for and a share of its node's CPUs.
 
@@ -116,6 +120,8 @@ class Worker:
         """What a run's key is made of there, or what is wrong with it."""
         try:
             return self._ray.get(self._ready().plan.remote(*given))
+        except StartError as error:
+            raise ClusterError(f"{error}, so that no run could be planned: look whether nodes import slowly") from error
         except self._ray.exceptions.RayError as error:
             raise ClusterError(f"a worker died before a run was planned: {_short(error)}") from error
 
@@ -138,6 +144,8 @@ class Worker:
             return said
         except UnplacedError as error:
             said = {"status": "unplaced", "error": str(error)}
+        except StartError as error:
+            said = failed("ActorDiedError", str(error))
         except self._ray.exceptions.GetTimeoutError:
             said = failed("TimeoutError", f"took longer than the limit of {limit:g} s and was ended")
         except self._ray.exceptions.RayError as error:
@@ -195,7 +203,10 @@ class Worker:
         self._mark = uuid.uuid4().hex  # its own: what ends the last actor's kernel may be late, and must spare this one
         actor = self._ray.remote(Actor).options(**options, scheduling_strategy=at).remote(self._mark, self._needs)
         self._actor = actor
-        self._node = self._ray.get(actor.where.remote(), timeout=_STARTING)
+        try:
+            self._node = self._ray.get(actor.where.remote(), timeout=_STARTING)
+        except self._ray.exceptions.GetTimeoutError as error:  # the limit is that of runs
+            raise StartError(f"its worker did not start within {_STARTING} s") from error
         return actor
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from anchorlens.sweep.progress import Bar, cell, plain, seconds_left
 
 FOLDER = "sweeps"  # in the store
 _START = "%Y%m%dT%H%M%S"  # in names of files
+_NAME = re.compile(r"\d{8}T\d{6}-\d+")  # of an events file
 ENDS = ("done", "cached", "failed")
 OVER = ("finished", "interrupted")
 
@@ -163,12 +165,19 @@ def status(root: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there has been none.
+        StoreError: if its events cannot be read.
     """
-    files = _files(root)
+    files = [path for path in _files(root) if _NAME.fullmatch(path.stem)]
     if not files:
         raise FileNotFoundError(f"{root}: no sweep has written here; start one with `anchorlens sweep GRID.yaml`.")
-    lines = files[-1].read_text(encoding="utf-8").split("\n")[:-1]  # the last may be half written
-    found = [json.loads(line) for line in lines]
+    lines = files[-1].read_text(encoding="utf-8", errors="replace").split("\n")[:-1]  # the last may be half written
+    try:
+        found = [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise StoreError(
+            f"{files[-1]}: a line of it is no JSON ({error}), so how that sweep stands cannot be told. Results are not "
+            "concerned: remove the file, and start the sweep again to see what is there."
+        ) from error
     running: dict[str, dict[str, Any]] = {}
     counts, errors, untracked, state = dict.fromkeys(ENDS, 0), {}, {}, "running"
     first: dict[str, Any] = {}
