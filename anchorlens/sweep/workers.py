@@ -127,11 +127,11 @@ def run(
                 event = said.pop("status")
                 events.say(event, job=job.name, folder=str(job.folder), seconds=seconds, **said)
         crew.close()
+        events.say("finished", failed=failed, left=len(waiting))  # which may wait for those who track
     except BaseException:
         crew.end()
         events.say("interrupted")
         raise
-    events.say("finished", failed=failed, left=len(waiting))
     return not failed and not waiting
 
 
