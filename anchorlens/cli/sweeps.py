@@ -77,7 +77,7 @@ def status(
         return
     counts = ", ".join(f"{found[name]} {name}" for name in ("done", "cached", "failed"))
     left = f"; about {found['seconds_left']:.0f} s left" if found["seconds_left"] else ""
-    print(f"{found['sweep']}: {found['state']}; of {found['total']} runs {counts}{left}")
+    print(f"{found['sweep']}: {found['state']} on {found['host']}; of {found['total']} runs {counts}{left}")
     for job, seconds in found["running"].items():
         within = ", cell {}/{}".format(*found["cells"][job]) if found["cells"][job] else ""
         print(f"  running for {seconds:.0f} s{within}: {job}")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -72,7 +73,7 @@ class Events:
         if not self._json and sys.stderr.isatty():
             self._bar = Bar(self._total, self._stand)
         try:
-            self.say("begin", total=self._total, process=os.getpid())
+            self.say("begin", total=self._total, process=os.getpid(), host=socket.gethostname())
         except BaseException:
             self.__exit__()
             raise
@@ -158,10 +159,10 @@ def status(root: Path) -> dict[str, Any]:
     """How the latest sweep of a store stands, from its events; also while another process runs it.
 
     Returns:
-        ``total``, the number of runs that are ``done``, ``cached`` and ``failed``, those ``running`` by name with
-        seconds so far, ``cells``: which code cell of how many each of them is in, ``seconds_left`` where that can be
-        told, ``errors`` by name, ``untracked`` by name where a sink failed, and ``state``: running, finished,
-        interrupted or died.
+        ``host``, on which it is: of another than this one it cannot be seen whether it died; ``total``, the number of
+        runs that are ``done``, ``cached`` and ``failed``, those ``running`` by name with seconds so far, ``cells``:
+        which code cell of how many each of them is in, ``seconds_left`` where that can be told, ``errors`` by name,
+        ``untracked`` by name where a sink failed, and ``state``: running, finished, interrupted or died.
 
     Raises:
         FileNotFoundError: if there has been none.
@@ -195,20 +196,24 @@ def status(root: Path) -> dict[str, Any]:
         elif each["event"] in OVER:
             state = each["event"]
     begin = found[0] if found else {"total": 0, "process": int(files[-1].stem.rpartition("-")[2])}  # just starting
-    if state == "running" and not _alive(begin["process"]):
+    host = begin.get("host", socket.gethostname())
+    here = host == socket.gethostname()
+    if state == "running" and here and not _alive(begin["process"]):
         state = "died"
-    ages = {job: _since(each) for job, each in running.items()}
+    ages = {job: _since(each, here) for job, each in running.items()}
     cells = {job: cell(each.get("folder", "")) for job, each in running.items()}
     left = None
     if state == "running" and first:
         worked = counts["done"] + counts["failed"]
-        left = seconds_left(worked, begin["total"] - sum(counts.values()), _since(first))
-    stand = {"sweep": files[-1].stem, "state": state, "total": begin["total"], **counts, "running": ages}
+        left = seconds_left(worked, begin["total"] - sum(counts.values()), _since(first, here))
+    stand = {"sweep": files[-1].stem, "host": host, "state": state, "total": begin["total"], **counts, "running": ages}
     return {**stand, "cells": cells, "seconds_left": left, "errors": errors, "untracked": untracked}
 
 
-def _since(event: Mapping[str, Any]) -> float:
-    """Seconds since an event, by the clock that nobody sets."""
+def _since(event: Mapping[str, Any], here: bool) -> float:
+    """Seconds since an event, by the clock that nobody sets; each machine has its own of that kind."""
+    if not here:
+        return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(event["time"])).total_seconds())
     return max(0.0, time.monotonic() - event.get("clock", time.monotonic()))
 
 
