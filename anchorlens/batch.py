@@ -74,8 +74,8 @@ def plan(notebook: str, parameters: Mapping[str, Any], root: Path) -> Plan:
 def failure(target: store.Run) -> str:
     """What an earlier try of a run failed with; empty if none did."""
     try:
-        return json.loads((target.partial / _FAILED).read_text())["error"]
-    except (OSError, ValueError, KeyError):
+        return str(json.loads((target.partial / _FAILED).read_text())["error"])
+    except (OSError, ValueError, KeyError, TypeError):  # or it is not as it was written
         return ""
 
 

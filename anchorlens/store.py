@@ -150,11 +150,18 @@ class Run:
         handle = os.open(self.partial, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self.partial.stat().st_ino != os.fstat(handle).st_ino:
+            if not self._is(handle):
                 raise BlockingIOError(errno.EAGAIN, "was renamed meanwhile", str(self.partial))
             yield
         finally:
             os.close(handle)
+
+    def _is(self, handle: int) -> bool:
+        """Whether an open folder is what lies at ``partial`` now."""
+        try:
+            return os.path.samestat(self.partial.stat(), os.fstat(handle))
+        except FileNotFoundError:
+            return False
 
     def _stamp(self, name: str, number: int, of: int) -> dict[str, Any]:
         return {"key": self.final.name, "table": name, "part": number, "of": of}
@@ -210,13 +217,14 @@ def claiming(run: Run, *, resume: bool = False) -> Iterator[None]:
             handle = os.open(run.partial, os.O_RDONLY)
         except FileNotFoundError:  # finished by another process just now
             continue
-        fcntl.flock(handle, fcntl.LOCK_EX)
         try:
-            current = run.partial.stat().st_ino == os.fstat(handle).st_ino
-        except FileNotFoundError:
-            current = False
-        if current:
-            break
+            with writable(run.partial):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if run._is(handle):
+                break
+        except StoreError:  # a file system without locks
+            os.close(handle)
+            raise
         os.close(handle)  # the folder we waited for was finished and renamed
     try:
         with writable(run.partial):
@@ -226,7 +234,8 @@ def claiming(run: Run, *, resume: bool = False) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):  # there is none, something is in it, or the folder became read-only
-            run.partial.rmdir()
+            if run._is(handle):  # and not that of a next owner, who came when this one was put in its place
+                run.partial.rmdir()
         os.close(handle)
 
 

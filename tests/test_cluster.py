@@ -10,6 +10,7 @@ import time
 from concurrent.futures import Future
 from importlib import util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import psutil
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 from anchorlens import cli, sweep
 from anchorlens.sweep import actor, inside, marks, nodes, workers
+from anchorlens.sweep import cluster as cluster_
 from anchorlens.sweep.nodes import ClusterError
 
 needs_ray = pytest.mark.skipif(util.find_spec("ray") is None, reason="no Ray here: pip install 'anchorlens[ray]'")
@@ -295,7 +297,8 @@ class PretendedWorker:
     def start(self, given, limit):
         self.ran.append(given[1]["limit"])
         future = Future()
-        future.set_result({"status": "done"} if self.placed else inside.failed("NoRoomError", "no node had room"))
+        unplaced = {"status": "unplaced", "error": "no node had room"}
+        future.set_result({"status": "done"} if self.placed else unplaced)
         return future
 
     def outcome(self, future, limit):
@@ -321,9 +324,45 @@ def test_a_worker_without_a_place_gives_its_run_to_those_that_have_one(tmp_path)
 
 def test_a_sweep_of_which_no_worker_has_a_place_ends_and_says_so(tmp_path):
     crew = Pretended(False, False)
-    with sweep.Events(tmp_path, 3) as events, pytest.raises(workers.NoRoomError, match="no node had room"):
+    with sweep.Events(tmp_path, 3) as events, pytest.raises(workers.UnplacedError, match="no node had room"):
         workers.run(of_three(tmp_path), tmp_path, events, crew)
     assert (sweep.status(tmp_path)["state"], crew.ended) == ("interrupted", ["end"])
+
+
+class SlowRay:
+    """Stands in for Ray whose actors have places and never answer."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+        class GetTimeoutError(RayError, TimeoutError):
+            pass
+
+    def remote(self, kind):
+        self.where = self.work = SimpleNamespace(remote=lambda *given: None)
+        self.options = lambda **said: SimpleNamespace(remote=lambda *given: self)
+        return self
+
+    def get(self, what, timeout=None):
+        raise self.exceptions.GetTimeoutError
+
+    def kill(self, actor):
+        pass
+
+
+def test_a_worker_that_starts_too_slowly_has_not_used_up_the_limit_of_its_run(monkeypatch):
+    util = pytest.importorskip("ray.util")
+    monkeypatch.setattr(util, "placement_group", lambda needs: SimpleNamespace(wait=lambda seconds: True))
+    monkeypatch.setattr(util, "remove_placement_group", lambda place: None, raising=False)
+    ray = SlowRay()
+    ray.util = util
+    worker = cluster_.Worker(ray, {"CPU": 1})
+    said = worker.outcome(worker.start(("2_3_extraction", {}, "runs", {}), 9.0), 9.0)
+    assert (said["kind"] in workers.DIED, said["error"]) == (True, "its worker did not start within 180 s")
+    late = Future()
+    late.set_exception(ray.exceptions.GetTimeoutError())
+    assert "took longer than the limit of 9 s" in worker.outcome(late, 9.0)["error"]
 
 
 CPUS, CARDS = {"CPU": 8.0}, {"CPU": 16.0, "GPU": 4.0}
@@ -415,3 +454,16 @@ def test_what_bears_a_mark_ends_with_the_process_that_is_followed(tmp_path):
     parent.communicate()
     psutil.wait_procs([child], timeout=10)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_follows_a_process_that_goes_between_two_questions_still_ends_what_it_started(monkeypatch):
+    def gone(self: psutil.Process) -> str:
+        raise psutil.NoSuchProcess(self.pid)
+
+    monkeypatch.setattr(psutil.Process, "status", gone)
+    ended = []
+    monkeypatch.setattr(marks.os, "fork", lambda: 0)
+    monkeypatch.setattr(marks.os, "setsid", lambda: None)
+    monkeypatch.setattr(marks, "end", ended.append)
+    marks._following(psutil.Process(), "its mark")
+    assert ended == ["its mark"]

@@ -61,6 +61,16 @@ def test_progress_goes_on_when_all_else_is_left_out(limit):
     assert stream.text.endswith("\r99 %")
 
 
+def test_lines_that_begin_as_progress_and_stay_take_room(limit):
+    stream = Stream()
+    for _ in range(9):
+        limit.write(stream, "\r1234")
+        limit.write(stream, "\n")
+    limit.write(stream, "\r99 %\n")
+    assert stream.text.count("\n\r1234") == 3, "after that each is written over the one before"
+    assert "99 %" not in stream.text
+
+
 def test_messages_without_end_take_room_too(limit):
     stream = Stream()
     for _ in range(9):

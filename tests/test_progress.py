@@ -72,7 +72,7 @@ def test_the_time_left_is_that_of_work_alone(tmp_path, capsys, monkeypatch):
         ended, worked, seconds = said._stand()
         assert (ended, worked) == (7, 1)
         assert seconds >= 0.02
-        monkeypatch.setattr(events, "_since", lambda then: 10.0)
+        monkeypatch.setattr(events, "_since", lambda then, here: 10.0)
         assert sweep.status(tmp_path)["seconds_left"] == 30.0, "three runs like the one"
     assert "[7/10] failed a: by zero" in capsys.readouterr().err
 

@@ -277,6 +277,25 @@ def test_two_processes_with_one_key_run_one_after_the_other_and_leave_one_result
     assert len(store.read(run.final)) == 1
 
 
+def test_whoever_ends_leaves_the_folder_of_the_next_owner_alone(run):
+    with store.claiming(run):
+        run.write(FRAME, COLUMNS)
+        run.finish({})
+        run.partial.mkdir()  # another has found no result, just before, and begins
+    assert run.partial.is_dir()
+
+
+def test_a_file_system_without_locks_is_refused_with_the_remedy(run, monkeypatch):
+    def none(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(store.fcntl, "flock", none)
+    before = len(list(Path("/dev/fd").iterdir()))
+    with pytest.raises(StoreError, match=r"No locks available.*Give a folder"), store.claiming(run):
+        pass
+    assert len(list(Path("/dev/fd").iterdir())) == before
+
+
 def test_a_killed_process_leaves_a_partial_folder_that_the_next_one_empties(run, runner):
     first = runner("first")
     assert said(first) == "began"

@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from concurrent.futures import Future
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -119,6 +121,9 @@ def test_a_command_line_says_the_same_as_a_file(tmp_path):
     assert names(sweep.jobs(said, tmp_path)) == names(sweep.jobs(want, tmp_path))
     changed = sweep.with_words(want, [], ["shots=2"])
     assert {job.parameters["shots"] for job in sweep.jobs(changed, tmp_path)} == {2}
+    of_one = {**want, "only": {"2_3_extraction": {"shots": [3, 4], "seeds": [5]}}}
+    changed = sweep.with_words(of_one, [], ["shots=2"])
+    assert [(job.parameters["shots"], job.parameters["seeds"]) for job in sweep.jobs(changed, tmp_path)] == [(2, [5])]
     with pytest.raises(ParameterError, match="-p 'shots': expected NAME=VALUE"):
         sweep.with_words({}, [], ["shots"])
 
@@ -199,6 +204,12 @@ def test_the_state_of_a_sweep_whose_process_is_gone_is_told(tmp_path):
     lines.write_text(text + '{"event": "do')
     found = sweep.status(tmp_path)
     assert (found["state"], list(found["running"])) == ("died", ["a"])
+    (lines.parent / "notes.jsonl").write_text("mine")
+    assert sweep.status(tmp_path)["state"] == "died", "another file is no sweep"
+    lines.write_bytes(lines.read_bytes()[:-3] + b"\x00\xff\n")
+    run = CliRunner().invoke(cli.app, ["status", str(tmp_path)])
+    assert run.exit_code == 2
+    assert re.search(r"jsonl: a line of it is no JSON .* remove the file", run.output)
     run = CliRunner().invoke(cli.app, ["status", str(tmp_path / "none")])
     assert run.exit_code == 3
     assert "no sweep has written here" in run.output
@@ -228,14 +239,14 @@ def test_workers_have_a_gpu_each_unless_runs_choose(tmp_path, monkeypatch, there
 class Silent:
     """Workers of which the first never answers and each other says that its run is done, or has failed."""
 
-    def __init__(self, said: str = "done") -> None:
-        self.said, self.ended, self.started = said, 0, 0
+    def __init__(self, said: str = "done", kind: str = "ValueError") -> None:
+        self.said, self.kind, self.ended, self.started = said, kind, 0, 0
 
     def start(self, given, limit):
         self.started += 1
         future = Future()
         if self.started > 1 or self.said == "failed":
-            future.set_result({"status": self.said, "kind": "ValueError", "error": "wrong"})
+            future.set_result({"status": self.said, "kind": self.kind, "error": "wrong"})
         return future
 
     def outcome(self, future, limit):
@@ -281,6 +292,35 @@ def test_a_failed_run_ends_the_sweep_only_if_that_is_asked_for(tmp_path, fail_fa
     crew = Silent("failed")
     said = told(tmp_path, crew, fail_fast=fail_fast)
     assert (crew.started, said[-1]["left"]) == (started, 3 - started)
+
+
+def test_a_run_whose_prompts_do_not_fit_into_memory_stops_no_other(tmp_path):
+    """An analysis raises ``fitting.NoRoomError``, which is no want of a place for a worker."""
+    crew = Silent("failed", "NoRoomError")
+    said = told(tmp_path, crew)
+    assert [each["event"] for each in said] == ["begin", *("started", "failed") * 3, "finished"]
+    assert "NoRoomError" not in cli.shared.EXIT_CODES, "it is a run that failed: exit code 1"
+
+
+def test_a_worker_that_stands_still_between_runs_holds_up_no_end(monkeypatch):
+    monkeypatch.setattr(local, "_PATIENCE", 1)
+    worker = local.Worker(1, "")
+    worker._pool = worker._made()
+    process = psutil.Process(worker._pool.schedule(os.getpid).result())
+    process.suspend()
+    ending = threading.Thread(target=worker.close, daemon=True)
+    ending.start()
+    ending.join(timeout=30)
+    assert not ending.is_alive()
+    assert not process.is_running()
+
+
+@pytest.mark.parametrize("text", ["null", "[]", '"text"', "{}", "{", "\x00\x00"])
+def test_a_note_of_a_failure_that_is_damaged_is_none(tmp_path, text):
+    target = store.Run(tmp_path / "2_1" / "abc")
+    batch.note_failure(target, "died")
+    (target.partial / "failed.json").write_text(text)
+    assert batch.failure(target) == ""
 
 
 def test_looking_at_a_grid_imports_no_torch(tmp_path):

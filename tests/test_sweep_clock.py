@@ -1,5 +1,6 @@
 """A clock that is set back, or was wrong, changes neither which sweep is the latest nor how long runs take."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -42,6 +43,18 @@ def test_ages_of_runs_are_those_that_passed(tmp_path, clock, move):
         told.say("started", job="a")
         clock(move)
         assert 0 <= status(tmp_path)["running"]["a"] < 5
+
+
+def test_a_sweep_of_another_machine_is_not_taken_for_dead_and_its_ages_are_by_the_clock_that_all_share(tmp_path):
+    with Events(tmp_path, 1, as_json=True) as told:
+        told.say("started", job="a")
+    begin, started = map(json.loads, told.path.read_text().splitlines())
+    ago = (datetime.now(UTC) - timedelta(seconds=60)).isoformat(timespec="seconds")
+    away = [{**begin, "host": "elsewhere", "process": 4194303}, {**started, "clock": 5.0, "time": ago}]
+    told.path.write_text("".join(f"{json.dumps(each)}\n" for each in away))
+    found = status(tmp_path)
+    assert (found["state"], found["host"]) == ("running", "elsewhere")
+    assert 59 <= found["running"]["a"] < 65
 
 
 def test_an_events_file_of_another_name_is_no_start_of_a_sweep(tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import io
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 import anchorlens
 from anchorlens import batch, cli, store, sweep, tracking
-from anchorlens.sweep import events
+from anchorlens.sweep import events, nodes, workers
 from anchorlens.tracking import entries
 
 PARAMETERS = {"model": "toy", "seeds": [1, 2], "limit": 8, "twin": False, "label_words": "a|b", "learning_rate": 0.01}
@@ -482,3 +483,63 @@ def test_the_record_of_what_was_told_is_not_taken_for_a_sweep(tmp_path, mlflow):
     told(tmp_path, [("cached", {"folder": str(finished(tmp_path))})], "mlflow")
     assert (tmp_path / events.FOLDER / tracking.RECORD).is_file()
     assert sweep.status(tmp_path)["cached"] == 1
+
+
+def test_a_damaged_record_is_told_again_as_far_as_it_is_damaged(tmp_path, mlflow):
+    ended = [("cached", {"folder": str(finished(tmp_path))})]
+    told(tmp_path, ended, "mlflow")
+    record = tmp_path / "sweeps" / tracking.RECORD
+    record.write_bytes(b"\xff\x00[1\n" + record.read_bytes())
+    mlflow.runs.clear()
+    told(tmp_path, ended, "mlflow")
+    assert not mlflow.runs, "the whole line is read"
+
+
+def test_what_could_not_be_tracked_is_on_stdout_with_ray_too(tmp_path, mlflow, capsys, monkeypatch):
+    """Ray's own threads print into stderr, for which stdout is another one."""
+    stdout = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", nodes.OfMainThread(stdout))
+    tracker = tracking.Tracker(tmp_path, ["mlflow"], {})
+    mlflow.broken = ConnectionError("refused")
+    with sweep.Events(tmp_path, 1, as_json=True, watcher=tracker) as events_:
+        events_.say("cached", job="a", folder=str(finished(tmp_path)))
+        events_.say("finished", failed=0, left=0)
+    other = threading.Thread(target=print, args=("of another",))
+    other.start()
+    other.join()
+    said = [json.loads(line)["event"] for line in stdout.getvalue().splitlines()]
+    assert said == ["begin", "cached", "untracked", "finished"]
+    assert capsys.readouterr().err == "of another\n"
+
+
+def test_a_sweep_that_is_interrupted_while_it_waits_for_a_sink_says_so(tmp_path):
+    class Slow:
+        def __init__(self):
+            self.hasty = []
+
+        def see(self, say, event, more):
+            pass
+
+        def finish(self, *, hasty):
+            self.hasty.append(hasty)
+            if not hasty:
+                raise KeyboardInterrupt
+            return 0
+
+    class Nobody:
+        def hire(self, jobs, sign):
+            return []
+
+        def close(self):
+            pass
+
+        def end(self):
+            pass
+
+        def plan(self, notebook, given, root):
+            raise NotImplementedError
+
+    slow = Slow()
+    with sweep.Events(tmp_path, 0, as_json=True, watcher=slow) as said, pytest.raises(KeyboardInterrupt):
+        workers.run([], tmp_path, said, Nobody())
+    assert (slow.hasty, sweep.status(tmp_path)["state"]) == ([False, True], "interrupted")

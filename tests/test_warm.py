@@ -300,6 +300,21 @@ def test_a_bridged_model_is_looked_at_as_well(tokenizer):
     assert resident.state(lens)["weights"] != before["weights"]
 
 
+def test_a_process_that_is_gone_before_it_is_killed_is_no_error(monkeypatch):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.setattr(psutil.Process, "is_running", lambda self: True)
+    monkeypatch.setattr(psutil.Process, "kill", lambda self: (_ for _ in ()).throw(psutil.NoSuchProcess(self.pid)))
+    monkeypatch.setattr("jupyter_core.utils.run_sync", lambda ending: lambda now: child.kill() or child.wait())
+    ended = []
+    manager = types.SimpleNamespace(
+        provisioner=types.SimpleNamespace(pid=child.pid),
+        shutdown_kernel=None,
+        cleanup_connection_file=lambda: ended.append(True),
+    )
+    warm._end(manager, os.getpid(), at_once=True)
+    assert ended
+
+
 def test_of_large_models_one_is_kept_and_of_small_ones_a_few(residents, monkeypatch):
     held, loaded = residents
     for name in "abcdef":

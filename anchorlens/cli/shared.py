@@ -26,7 +26,7 @@ EXIT_CODES = {
     "TrackingError": BAD_INPUT,
     "ClusterError": BAD_INPUT,
     "MissingClusterError": MISSING,
-    "NoRoomError": MISSING,
+    "UnplacedError": MISSING,
     "MissingRowsError": MISSING,
     "MissingModelError": MISSING,
     "KeyboardInterrupt": INTERRUPTED,

@@ -66,17 +66,18 @@ def status(
     """Say how the latest sweep of a store stands; also while another process runs it."""
     from anchorlens import sweep as sweep_
 
-    try:
-        found = sweep_.status(store)
-    except FileNotFoundError as error:
-        fail(str(error), MISSING, json_, "status")
-        return
+    with exit_codes(json_, "status"):
+        try:
+            found = sweep_.status(store)
+        except FileNotFoundError as error:
+            fail(str(error), MISSING, json_, "status")
+            return
     if json_:
         print(json.dumps(found))
         return
     counts = ", ".join(f"{found[name]} {name}" for name in ("done", "cached", "failed"))
     left = f"; about {found['seconds_left']:.0f} s left" if found["seconds_left"] else ""
-    print(f"{found['sweep']}: {found['state']}; of {found['total']} runs {counts}{left}")
+    print(f"{found['sweep']}: {found['state']} on {found['host']}; of {found['total']} runs {counts}{left}")
     for job, seconds in found["running"].items():
         within = ", cell {}/{}".format(*found["cells"][job]) if found["cells"][job] else ""
         print(f"  running for {seconds:.0f} s{within}: {job}")

@@ -22,11 +22,15 @@ from anchorlens.sweep.actor import Actor, files, sent
 from anchorlens.sweep.grid import Job
 from anchorlens.sweep.inside import failed
 from anchorlens.sweep.nodes import ClusterError, OfMainThread, connected, crowded, gpus_of, shares
-from anchorlens.sweep.workers import NoRoomError
+from anchorlens.sweep.workers import UnplacedError
 
 _PLACING = 5  # seconds for a worker to be given its share of a node
 _STARTING = 180  # seconds for its process to start, with imports from a slow folder
 _PATIENCE = 10  # seconds for kernels to end
+
+
+class StartError(RuntimeError):
+    """A worker whose process has a place and did not answer; its run is tried again."""
 
 
 class Crew:
@@ -116,6 +120,8 @@ class Worker:
         """What a run's key is made of there, or what is wrong with it."""
         try:
             return self._ray.get(self._ready().plan.remote(*given))
+        except StartError as error:
+            raise ClusterError(f"{error}, so that no run could be planned: look whether nodes import slowly") from error
         except self._ray.exceptions.RayError as error:
             raise ClusterError(f"a worker died before a run was planned: {_short(error)}") from error
 
@@ -136,8 +142,10 @@ class Worker:
             if said.get("kind") in ("PlaceError", "PlanError"):
                 raise ClusterError(f"on node {self._node.get('name')}: {said['error']}")
             return said
-        except NoRoomError as error:
-            said = failed("NoRoomError", str(error))
+        except UnplacedError as error:
+            said = {"status": "unplaced", "error": str(error)}
+        except StartError as error:
+            said = failed("ActorDiedError", str(error))
         except self._ray.exceptions.GetTimeoutError:
             said = failed("TimeoutError", f"took longer than the limit of {limit:g} s and was ended")
         except self._ray.exceptions.RayError as error:
@@ -188,14 +196,17 @@ class Worker:
         place = placement_group([dict(self._needs)])
         if not place.wait(_PLACING):
             self._ray.util.remove_placement_group(place)
-            raise NoRoomError(crowded(self._ray, self._needs, _PLACING))
+            raise UnplacedError(crowded(self._ray, self._needs, _PLACING))
         self._place = place
         options = {"num_cpus": self._needs["CPU"], "num_gpus": self._needs.get("GPU", 0), "max_restarts": 0}
         at = PlacementGroupSchedulingStrategy(placement_group=place)
         self._mark = uuid.uuid4().hex  # its own: what ends the last actor's kernel may be late, and must spare this one
         actor = self._ray.remote(Actor).options(**options, scheduling_strategy=at).remote(self._mark, self._needs)
         self._actor = actor
-        self._node = self._ray.get(actor.where.remote(), timeout=_STARTING)
+        try:
+            self._node = self._ray.get(actor.where.remote(), timeout=_STARTING)
+        except self._ray.exceptions.GetTimeoutError as error:  # the limit is that of runs
+            raise StartError(f"its worker did not start within {_STARTING} s") from error
         return actor
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import socket
 import sys
 import threading
 import time
@@ -16,6 +18,7 @@ from anchorlens.sweep.progress import Bar, cell, plain, seconds_left
 
 FOLDER = "sweeps"  # in the store
 _START = "%Y%m%dT%H%M%S"  # in names of files
+_NAME = re.compile(r"\d{8}T\d{6}-\d+")  # of an events file
 ENDS = ("done", "cached", "failed")
 OVER = ("finished", "interrupted")
 
@@ -70,7 +73,7 @@ class Events:
         if not self._json and sys.stderr.isatty():
             self._bar = Bar(self._total, self._stand)
         try:
-            self.say("begin", total=self._total, process=os.getpid())
+            self.say("begin", total=self._total, process=os.getpid(), host=socket.gethostname())
         except BaseException:
             self.__exit__()
             raise
@@ -156,19 +159,26 @@ def status(root: Path) -> dict[str, Any]:
     """How the latest sweep of a store stands, from its events; also while another process runs it.
 
     Returns:
-        ``total``, the number of runs that are ``done``, ``cached`` and ``failed``, those ``running`` by name with
-        seconds so far, ``cells``: which code cell of how many each of them is in, ``seconds_left`` where that can be
-        told, ``errors`` by name, ``untracked`` by name where a sink failed, and ``state``: running, finished,
-        interrupted or died.
+        ``host``, on which it is: of another than this one it cannot be seen whether it died; ``total``, the number of
+        runs that are ``done``, ``cached`` and ``failed``, those ``running`` by name with seconds so far, ``cells``:
+        which code cell of how many each of them is in, ``seconds_left`` where that can be told, ``errors`` by name,
+        ``untracked`` by name where a sink failed, and ``state``: running, finished, interrupted or died.
 
     Raises:
         FileNotFoundError: if there has been none.
+        StoreError: if its events cannot be read.
     """
-    files = _files(root)
+    files = [path for path in _files(root) if _NAME.fullmatch(path.stem)]
     if not files:
         raise FileNotFoundError(f"{root}: no sweep has written here; start one with `anchorlens sweep GRID.yaml`.")
-    lines = files[-1].read_text(encoding="utf-8").split("\n")[:-1]  # the last may be half written
-    found = [json.loads(line) for line in lines]
+    lines = files[-1].read_text(encoding="utf-8", errors="replace").split("\n")[:-1]  # the last may be half written
+    try:
+        found = [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise StoreError(
+            f"{files[-1]}: a line of it is no JSON ({error}), so how that sweep stands cannot be told. Results are not "
+            "concerned: remove the file, and start the sweep again to see what is there."
+        ) from error
     running: dict[str, dict[str, Any]] = {}
     counts, errors, untracked, state = dict.fromkeys(ENDS, 0), {}, {}, "running"
     first: dict[str, Any] = {}
@@ -186,20 +196,24 @@ def status(root: Path) -> dict[str, Any]:
         elif each["event"] in OVER:
             state = each["event"]
     begin = found[0] if found else {"total": 0, "process": int(files[-1].stem.rpartition("-")[2])}  # just starting
-    if state == "running" and not _alive(begin["process"]):
+    host = begin.get("host", socket.gethostname())
+    here = host == socket.gethostname()
+    if state == "running" and here and not _alive(begin["process"]):
         state = "died"
-    ages = {job: _since(each) for job, each in running.items()}
+    ages = {job: _since(each, here) for job, each in running.items()}
     cells = {job: cell(each.get("folder", "")) for job, each in running.items()}
     left = None
     if state == "running" and first:
         worked = counts["done"] + counts["failed"]
-        left = seconds_left(worked, begin["total"] - sum(counts.values()), _since(first))
-    stand = {"sweep": files[-1].stem, "state": state, "total": begin["total"], **counts, "running": ages}
+        left = seconds_left(worked, begin["total"] - sum(counts.values()), _since(first, here))
+    stand = {"sweep": files[-1].stem, "host": host, "state": state, "total": begin["total"], **counts, "running": ages}
     return {**stand, "cells": cells, "seconds_left": left, "errors": errors, "untracked": untracked}
 
 
-def _since(event: Mapping[str, Any]) -> float:
-    """Seconds since an event, by the clock that nobody sets."""
+def _since(event: Mapping[str, Any], here: bool) -> float:
+    """Seconds since an event, by the clock that nobody sets; each machine has its own of that kind."""
+    if not here:
+        return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(event["time"])).total_seconds())
     return max(0.0, time.monotonic() - event.get("clock", time.monotonic()))
 
 

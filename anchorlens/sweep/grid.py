@@ -78,6 +78,13 @@ def with_words(grid: Mapping[str, Any], notebooks: Sequence[str], assignments: S
         if not equals:
             raise ParameterError(f"-p {assignment!r}: expected NAME=VALUE.")
         said.setdefault(name, []).append(known[name].parse(name, text) if name in known else text)
+    if said and isinstance(only := grid.get("only"), Mapping):  # which goes before what is common
+        found["only"] = {
+            notebook: {name: value for name, value in each.items() if name not in said}
+            if isinstance(each, Mapping)
+            else each
+            for notebook, each in only.items()
+        }
     return {**found, **said}
 
 

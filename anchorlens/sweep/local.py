@@ -103,8 +103,8 @@ class Worker:
     def close(self) -> None:
         """End the worker, and its kernel in good order."""
         if self._pool is not None and self._pool.active:
-            with suppress(OSError, RuntimeError):  # it died meanwhile
-                self._pool.schedule(inside.close, timeout=_PATIENCE).result()
+            with suppress(Exception):  # it died meanwhile, or stands still, or its kernel would not: results are there
+                self._pool.schedule(inside.close, timeout=_PATIENCE).result(_PATIENCE)
         self.end()
 
     def end(self) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import psutil
 
@@ -42,8 +43,9 @@ def _following(process: psutil.Process, mark: str) -> None:
     if os.fork():
         os._exit(0)  # so that it is nobody's child, and not ended with its parent
     os.setsid()
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        time.sleep(_LOOK)
+    with suppress(psutil.NoSuchProcess):  # it went between two questions
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(_LOOK)
     end(mark)
 
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from io import TextIOBase
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+TRACKING = "tracking"  # the thread that may tell of what it could not track, in an event
 _REACH = 5  # seconds for an address to answer; Ray itself would go on for minutes, and then end this process
 _SHARED = 100 * 2**20  # bytes that a Ray of our own keeps for objects, of which we have none
 
@@ -24,9 +25,9 @@ class MissingClusterError(ClusterError):
 
 
 class OfMainThread(TextIOBase):
-    """A stdout for the main thread alone; what other threads print goes to stderr."""
+    """A stdout for the main thread, and that which tracks; what other threads print goes to stderr."""
 
-    def __init__(self, stdout: TextIO) -> None:
+    def __init__(self, stdout: Any) -> None:
         self._stdout = stdout
 
     def write(self, text: str, /) -> int:
@@ -37,8 +38,9 @@ class OfMainThread(TextIOBase):
         """As of any stream."""
         self._mine().flush()
 
-    def _mine(self) -> TextIO:
-        return self._stdout if threading.current_thread() is threading.main_thread() else sys.stderr
+    def _mine(self) -> Any:
+        now = threading.current_thread()
+        return self._stdout if now is threading.main_thread() or now.name == TRACKING else sys.stderr
 
 
 def connected(address: str) -> Any:

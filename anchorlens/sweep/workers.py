@@ -22,7 +22,7 @@ GRACE = 300  # seconds beyond its limit within which a run's worker must have an
 _LOOK = 1.0  # seconds between looks at who is late
 
 
-class NoRoomError(RuntimeError):
+class UnplacedError(RuntimeError):
     """A worker that has no place to be, so that its run is anybody's again; an end of the sweep when none has one."""
 
 
@@ -35,7 +35,7 @@ class Worker(Protocol):
         ...
 
     def outcome(self, future: Any, limit: float) -> dict[str, Any]:
-        """What became of it: ``status`` and, where that is failed, ``kind`` and ``error``."""
+        """What became of it: ``status``, with ``kind`` and ``error`` where that is failed, ``error`` where unplaced."""
         ...
 
     def end(self) -> None:
@@ -78,7 +78,7 @@ def run(
         Whether all is done. No process that a run has started is left.
 
     Raises:
-        NoRoomError: when no worker has a place any more.
+        UnplacedError: when no worker has a place any more.
         cluster.ClusterError: when one is where the store is not, or would not give the results that were planned.
     """
     waiting, failed = [], 0
@@ -108,10 +108,10 @@ def run(
                 worker, job, attempt, since = flying.pop(future)
                 said = worker.outcome(future, limit) if future.done() else _silent(worker, limit)
                 seconds = round(time.monotonic() - since, 2)
-                if said.get("kind") == NoRoomError.__name__:
+                if said["status"] == "unplaced":  # no kind of failure: notebooks name their errors as they like
                     resting.append(worker)
                     if len(resting) == len(every):
-                        raise NoRoomError(said["error"])
+                        raise UnplacedError(said["error"])
                     events.say("unplaced", job=job.name, error=said["error"], seconds=seconds)
                     waiting.append((job, attempt))
                     continue
@@ -127,11 +127,11 @@ def run(
                 event = said.pop("status")
                 events.say(event, job=job.name, folder=str(job.folder), seconds=seconds, **said)
         crew.close()
+        events.say("finished", failed=failed, left=len(waiting))  # which may wait for those who track
     except BaseException:
         crew.end()
         events.say("interrupted")
         raise
-    events.say("finished", failed=failed, left=len(waiting))
     return not failed and not waiting
 
 

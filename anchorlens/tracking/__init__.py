@@ -156,7 +156,7 @@ def _read(record: Path) -> set[tuple[str, ...]]:
     """What was told, as far as it can be read: what cannot is told again."""
     told = set()
     with suppress(OSError):
-        for line in record.read_text(encoding="utf-8").splitlines():
+        for line in record.read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError, TypeError):
                 told.add(tuple(json.loads(line)))
     return told

@@ -7,7 +7,7 @@ in any other way than by its last cell or an error in a cell, the kernel is give
 import os
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 ENGINE, COLD = "anchorlens", "anchorlens-cold"  # papermill's names for it, and for one that starts a kernel each time
@@ -119,7 +119,7 @@ def _end(manager: Any, owner: int, at_once: bool = False) -> None:
         run_sync(manager.shutdown_kernel)(now=at_once)
     finally:
         for each in family:
-            if each.is_running():
+            with suppress(psutil.NoSuchProcess):  # as a browser's do when the first of them has gone
                 each.kill()
         psutil.wait_procs(family, timeout=5)
         manager.cleanup_connection_file()

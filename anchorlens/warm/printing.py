@@ -18,14 +18,19 @@ class _Limit:
     def __init__(self, stream: type) -> None:
         self._write, self._flush = stream.write, stream.flush
         self._sent: Counter[str] = Counter()
-        self._left_out = 0
+        self._left_out = self._over = 0
 
     def write(self, stream: Any, text: Any) -> int | None:
-        if not isinstance(text, str) or (text[:1] == "\r" and len(text) < _LINE):
+        if not isinstance(text, str):
+            return self._write(stream, text)
+        if text[:1] == "\r" and len(text) < _LINE and "\n" not in text:
+            self._over = len(text)
             return self._write(stream, text)
         cell = stream.parent_header.get("msg_id", "")
         room = max(0, KEPT - self._sent[cell])
         self._sent[cell] += len(text)
+        if "\n" in text:  # the line before it stays
+            self._sent[cell], self._over = self._sent[cell] + self._over, 0
         if len(text) <= room:
             return self._write(stream, text)
         if not self._left_out:
