@@ -5,7 +5,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -117,12 +117,14 @@ def run(
         return Result(path.stem, target.final, cached=True)
     with store.claiming(target, resume=not force):
         if target.whole and not force:
-            if not store.damage(target):  # another runner was faster
+            if not (damaged := store.damage(target)):  # another runner was faster
                 return Result(path.stem, target.final, cached=True)
-            target.set_aside()
+            print(f"{target.final} was damaged since ({damaged}): moved to {target.set_aside()}", file=sys.stderr)
         started = time.monotonic()
         try:
+            _hold(planned, notebook, parameters, "while it waited for another runner of it")
             _execute(planned, parameters, bar=bar, kernel=kernel)
+            _hold(planned, notebook, parameters, "while it ran", only=("weights", "inputs"))
             manifest = {**_manifest(target, made_of, values, started), "kernel": "cold" if kernel is None else "warm"}
             return Result(path.stem, target.finish(manifest), cached=False)
         except (RunError, store.StoreError) as error:
@@ -130,6 +132,37 @@ def run(
             with suppress(OSError):  # a full disk, say, of which the error itself tells
                 (target.partial / _FAILED).write_text(json.dumps(said))
             raise
+
+
+def differing(planned: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """What two contents of keys differ in, for people; empty if in nothing."""
+    flat = [
+        {**made, **{f"inputs {name}": value for name, value in made.get("inputs", {}).items()}}
+        for made in (planned, found)
+    ]
+    names = [name for name in {**flat[0], **flat[1]} if name != "inputs" and flat[0].get(name) != flat[1].get(name)]
+    shown = [[str(made.get(name))[:40] for made in flat] for name in names]
+    return "; ".join(
+        f"{name.removeprefix('inputs ')} was {was} and is {now}" for name, (was, now) in zip(names, shown, strict=True)
+    )
+
+
+def _hold(planned: Plan, notebook: str, parameters: Mapping[str, Any], when: str, only: Sequence[str] = ()) -> None:
+    """Refuse to go on with a run whose key says what is so no more, all of it or ``only`` some.
+
+    Code may change while a run goes on, since its kernel has it; rows and weights are read when it comes to them.
+    """
+    try:
+        now = plan(notebook, parameters, planned.target.final.parents[1]).made_of
+    except (ValueError, OSError) as error:
+        changed = str(error)
+    else:
+        kept = [{name: made[name] for name in only or made} for made in (planned.made_of, now)]
+        changed = differing(*kept)
+    if changed:
+        planned.target.clear()
+        said = f"what its key is made of has changed {when}: {changed}. Nothing of it is kept: run it again"
+        raise RunError(f"{planned.path.stem}: {said}", kind="ChangedError", folder=planned.target.partial, said=said)
 
 
 def _execute(planned: Plan, parameters: Mapping[str, Any], *, bar: bool, kernel: Kernel | None) -> None:

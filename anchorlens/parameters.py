@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from anchorlens import formats, preflight, rows, spreading, tasks
+from anchorlens import formats, preflight, rows, spreading, tasks, tokenizing
 from anchorlens.values import Declared, ParameterError, shown
 
 PACKAGE = Path(__file__).parent
@@ -137,7 +137,7 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
         what does not matter here; what, beside the other parameters and the code, decides a result.
 
     Raises:
-        preflight.ModelError, tasks.TaskError: for a model, task or file that cannot be used.
+        preflight.ModelError, tasks.TaskError, tokenizing.PromptError: for a model, task or file that cannot be used.
     """
     if missing := sorted(STANDARD - set(parameters)):
         raise ParameterError(
@@ -191,11 +191,14 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
     if parameters["task"] not in tasks.TASKS:
         facts["task"] = task.fingerprint()  # a file may move
     files = _files(parameters, task, checkpoint.toy)
+    texts: dict[str, list[str]] = {}
     for name, path in files.items():
         if name in ("prompts", "train_prompts"):
-            rows.read_prompts(path, task)
+            fixed = rows.read_prompts(path, task)
+            texts[str(path)] = [task.context(each.text) for shown, query in fixed for each in (*shown, query)]
         else:
             found = rows.read_file(path, task, split=_SPLITS[name])
+            texts[str(path)] = [task.context(each.text) for each in found]
             if name == "pool":
                 replacement = parameters["as_published"] and "demonstrations" in parameters  # a row may come twice
                 same = files.get("data") == path and path.is_file()  # a folder may have a split for each
@@ -203,6 +206,8 @@ def examine(parameters: Mapping[str, Any], notebook: Path) -> dict[str, Any]:
                 shots = 1 if replacement else parameters["shots"]
                 rows.check_shots(found, task, shots, own=own, where=str(path))
         facts[name] = formats.fingerprint(path, _SPLITS.get(name, "query"))
+    if checkpoint.toy:
+        tokenizing.check_known(checkpoint.folder, texts)
     if parameters["prompts"]:
         facts |= {"shots": None}
         facts["seeds"] = parameters["seeds"][:1] if parameters["label_words"] == "random" else None

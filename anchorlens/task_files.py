@@ -97,7 +97,8 @@ def _parse(path: Path) -> Any:
     except FileNotFoundError as error:
         near = [each.name for each in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise TaskError(
-            f"{path}: no such task file{suggestion(path.name, near)} Give a YAML file with template and label_words."
+            f"{path}: no such task file{suggestion(path.name, near)} Give a YAML file with "
+            "template and label_words; a path counts from the working folder."
         ) from error
     except yaml_files.YamlError as error:
         raise TaskError(str(error)) from error

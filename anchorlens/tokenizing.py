@@ -4,11 +4,13 @@ What differs between them is told apart here: blanks that a token holds, leaves 
 characters that are several tokens; start tokens. Nothing here imports a model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 STARTS = ("auto", "yes", "no")
+SHOWN = 5  # of words that are not known
 _SEPARATE = (
     "Change the template so that the tokenizer separates the label word from its neighbours, or choose another label "
     "word (label_words=...)."
@@ -34,6 +36,34 @@ def check_fast(tokenizer: Any) -> None:
             f"tokenizer {type(tokenizer).__name__} gives no character offsets; "
             "load the fast one (it needs tokenizer.json in the model's folder)."
         )
+
+
+def check_known(folder: Path, texts: Mapping[str, Iterable[str]]) -> None:
+    """Refuse texts, by where they are from, with words that the tokenizer of a model's folder does not have.
+
+    Without loading the model, for one of few words of its own.
+
+    Raises:
+        PromptError: for the first place with such words; names it and some of them.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    token = tokenizer.token_to_id(tokenizer.model.unk_token)
+    for where, each in texts.items():
+        given = list(each)
+        found = [
+            text[a:b].strip()
+            for text, encoded in zip(given, tokenizer.encode_batch(given, add_special_tokens=False), strict=True)
+            for id_, (a, b) in zip(encoded.ids, encoded.offsets, strict=True)
+            if id_ == token
+        ]
+        if words := list(dict.fromkeys(found)):
+            more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+            raise PromptError(
+                f"{where}: the tokenizer does not know {', '.join(map(repr, words[:SHOWN]))}{more}. The toy knows only "
+                "the words of its own language; take its own rows (data=clean or data=hard) or another model."
+            )
 
 
 def start_of(tokenizer: Any, bos: str = "auto") -> Start:

@@ -18,7 +18,7 @@ import pytest
 from sweep_helpers import Sweeps, count
 from typer.testing import CliRunner
 
-from anchorlens import cli, sweep
+from anchorlens import batch, cli, sweep
 from anchorlens.sweep import actor, inside, marks, nodes, workers
 from anchorlens.sweep import cluster as cluster_
 from anchorlens.sweep.nodes import ClusterError
@@ -424,7 +424,7 @@ def test_what_a_key_is_made_of_elsewhere_is_compared_before_a_run(tmp_path):
     assert "device was cuda and is cpu" in said["error"]
     assert "cells" not in said["error"]
     assert list(tmp_path.iterdir()) == []
-    assert inside.differing(job.made_of, job.made_of) == ""
+    assert batch.differing(job.made_of, job.made_of) == ""
 
 
 def test_files_are_sent_by_whole_paths_and_names_as_they_are(tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ ALLOWED = {
     **{f"analyses.{name}": ANALYSIS | {f"analyses.{name.split('.')[0]}.*"} for name in PARTS},
     "analyses.reweighting.lessons": ANALYSIS | {"drafts"},  # it brings drafts of three kinds together
     "values": set(),
-    "parameters": {"values", "preflight", "formats", "rows", "spreading", "tasks"},
+    "parameters": {"values", "preflight", "formats", "rows", "spreading", "tasks", "tokenizing"},
     "lengths": {"parameters", "preflight", "rows", "tasks", "tokenizing"},
     "dryrun": {"lengths", "parameters", "planner.*", "preflight", "room", "rows", "spreading", "store", "tasks"},
     "findings": {"preflight", "rows"},

@@ -199,7 +199,7 @@ def test_the_key_is_the_same_when_nothing_that_matters_differs(data, tmp_path, m
     moved = shutil.copy(data, tmp_path / "copy.csv")
     monkeypatch.chdir(tmp_path)
     names = (str(data), "rows.csv", str(moved), os.path.relpath(data))
-    assert len({key({"data": name, "pool": other}) for name in names for other in names}) == 1
+    assert len({key({"model": TINY, "data": name, "pool": other}) for name in names for other in names}) == 1
 
 
 OTHER = {
@@ -223,15 +223,16 @@ def test_the_key_changes_with_every_parameter_that_matters(name, value):
 
 
 @pytest.mark.parametrize("name", ["data", "pool", "prompts"])
-def test_the_key_changes_with_what_a_file_says(tmp_path, name):
+def test_the_key_changes_with_what_a_file_says(tmp_path, data, name):
     line = {"demonstrations": [{"text": "a joy", "label": 1}], "query": {"text": "dull", "label": 0}}
-    path = tmp_path / ("rows.jsonl" if name == "prompts" else "rows.csv")
+    path = tmp_path / ("others.jsonl" if name == "prompts" else "others.csv")
     keys = []
     for word in ("warm", "cold"):
         path.write_text(
             json.dumps(line).replace("dull", word) + "\n" if name == "prompts" else ROWS.replace("joy", word)
         )
-        keys.append(key({name: str(path)}))
+        rows = {} if name == "prompts" else {"data": str(data), "pool": str(data)}
+        keys.append(key({"model": TINY, **rows, name: str(path)}))
     assert keys[0] != keys[1]
 
 

@@ -128,6 +128,25 @@ def test_a_command_line_says_the_same_as_a_file(tmp_path):
         sweep.with_words({}, [], ["shots"])
 
 
+def test_a_file_is_narrowed_to_a_notebook_on_the_command_line(tmp_path):
+    said = {
+        "notebooks": ["2_3_extraction", "2_2_isolation"],
+        "model": "toy",
+        "only": {"2_2_isolation": {"depths": [[1]]}},
+    }
+    narrowed = sweep.with_words(said, ["2_3_extraction"], [])
+    assert [job.notebook for job in sweep.jobs(narrowed, tmp_path)] == ["2_3_extraction"]
+    typo = sweep.with_words({**said, "only": {"2_2_isolatoin": {"depths": [[1]]}}}, ["2_3_extraction"], [])
+    with pytest.raises(ParameterError, match="2_2_isolatoin is not among the notebooks"):
+        sweep.jobs(typo, tmp_path)
+
+
+def test_a_command_without_a_grid_is_refused(tmp_path):
+    run = CliRunner().invoke(cli.app, ["sweep", "--store", str(tmp_path)])
+    assert (run.exit_code, list(tmp_path.iterdir())) == (2, [])
+    assert "nothing says what to run" in run.output
+
+
 def test_the_papers_grid_is_one(monkeypatch, tmp_path):
     said = sweep.read(parameters.find("0_tour").parent / "paper.yaml")
     monkeypatch.setattr(batch, "plan", lambda notebook, given, root: _planned(notebook, given, root))
@@ -203,7 +222,7 @@ def test_the_state_of_a_sweep_whose_process_is_gone_is_told(tmp_path):
     text = lines.read_text().replace(f'"process": {os.getpid()}', '"process": 4194303')
     lines.write_text(text + '{"event": "do')
     found = sweep.status(tmp_path)
-    assert (found["state"], list(found["running"])) == ("died", ["a"])
+    assert (found["state"], found["running"], found["cut"]) == ("died", {}, ["a"])
     (lines.parent / "notes.jsonl").write_text("mine")
     assert sweep.status(tmp_path)["state"] == "died", "another file is no sweep"
     lines.write_bytes(lines.read_bytes()[:-3] + b"\x00\xff\n")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from anchorlens.cli.shared import MISSING, DryRun, Json, Store, exit_codes, fail
+from anchorlens.cli.shared import MISSING, Json, Store, exit_codes, fail
 
 
 def sweep(
@@ -29,23 +29,31 @@ def sweep(
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast/--keep-going", help="Start no run after one that failed.")
     ] = False,
-    time_limit: Annotated[float, typer.Option("--time-limit", min=0, help="Seconds a run may take; 0: any.")] = 0,
+    time_limit: Annotated[
+        float,
+        typer.Option(
+            "--time-limit", min=0, help="Seconds a run may take, 10 to 30 to start a kernel among them; 0: any."
+        ),
+    ] = 0,
     track: Annotated[list[str] | None, typer.Option("--track", help="Tell mlflow or wandb of each run.")] = None,
     store: Store = Path("outputs"),
-    dry_run: DryRun = False,
-    json_: Json = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs as cached, failed or new.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="All that happens as JSON, one object a line.")] = False,
 ) -> None:
     """Run a grid of models, tasks, draws and notebooks; what was done before is not done again."""
     from anchorlens import sweep as sweep_
 
     with exit_codes(json_, "sweep"):
+        if not (grid or notebook or parameter):
+            raise sweep_.ParameterError("nothing says what to run: give a grid file, -n NOTEBOOK or -p NAME=VALUE.")
         said = sweep_.with_words(sweep_.read(grid) if grid else {}, notebook or [], parameter or [])
         with sweep_.crew(engine, workers, address, said) as crew:
             jobs = sweep_.jobs(said, store, where=str(grid or "sweep"), plan=crew.plan)
             if dry_run:
                 for job in jobs:
                     told = {"state": job.state, "job": job.name, "folder": str(job.folder), "error": job.said}
-                    print(json.dumps(told) if json_ else f"{job.state:<7} {job.name}{job.said and f': {job.said}'}")
+                    shown = f"{job.state:<7} {job.name}{job.said and f': {job.said}'}"
+                    print(json.dumps(told) if json_ else sweep_.plain(shown))
                 return
             from anchorlens.sweep import workers as workers_
 
@@ -80,7 +88,11 @@ def status(
     print(f"{found['sweep']}: {found['state']} on {found['host']}; of {found['total']} runs {counts}{left}")
     for job, seconds in found["running"].items():
         within = ", cell {}/{}".format(*found["cells"][job]) if found["cells"][job] else ""
-        print(f"  running for {seconds:.0f} s{within}: {job}")
+        print(f"  running for {seconds:.0f} s{within}: {sweep_.plain(job)}")
+    for job in found["cut"]:
+        print(f"  not ended: {sweep_.plain(job)}")
+    if found["cut"] or found["state"] in ("interrupted", "died"):
+        print("  the command that started it goes on after what is done")
     for what, told in (("failed", found["errors"]), ("not tracked", found["untracked"])):
         for job, error in told.items():
-            print(f"  {what}: {job}: {error}")
+            print(sweep_.plain(f"  {what}: {job}: {error}"))

@@ -5,10 +5,23 @@ from typing import Any
 
 from anchorlens.sweep.events import Events, status
 from anchorlens.sweep.grid import Job, jobs, read, with_words
+from anchorlens.sweep.progress import plain
 from anchorlens.sweep.stopping import stoppable
 from anchorlens.values import ParameterError
 
-__all__ = ["ENGINES", "Events", "Job", "crew", "jobs", "read", "status", "stoppable", "with_words"]
+__all__ = [
+    "ENGINES",
+    "Events",
+    "Job",
+    "ParameterError",
+    "crew",
+    "jobs",
+    "plain",
+    "read",
+    "status",
+    "stoppable",
+    "with_words",
+]
 
 ENGINES = ("local", "ray")
 

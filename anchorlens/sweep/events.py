@@ -65,6 +65,7 @@ class Events:
         self._json, self._total, self._watcher = as_json, total, watcher
         self._bar: Bar | None = None
         self._ended = self._worked = 0
+        self._counts: dict[str, int] = {}
         self._since: float | None = None  # when the first run began
         self._lock = threading.Lock()
         self._unwritten, self._trouble = b"", ""
@@ -82,6 +83,10 @@ class Events:
     def __exit__(self, *error: Any) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if not self._json:
+            counts = ", ".join(f"{self._counts.get(name, 0)} {name}" for name in ENDS)
+            again = "" if self._ended == self._total else "; the same command goes on"
+            print(f"of {self._total} runs {counts}{again}. Results: {self.path.parents[1]}", file=sys.stderr)
         if self._unwritten:
             self._write(b"")
         if self._unwritten:
@@ -96,6 +101,7 @@ class Events:
         line = json.dumps({"event": event, **moment, **more})
         with self._lock:
             self._write(line.encode() + b"\n")
+            self._counts[event] = self._counts.get(event, 0) + 1
             self._ended += event in ENDS
             self._worked += event in ("done", "failed")
             if event == "started" and self._since is None:
@@ -161,8 +167,9 @@ def status(root: Path) -> dict[str, Any]:
     Returns:
         ``host``, on which it is: of another than this one it cannot be seen whether it died; ``total``, the number of
         runs that are ``done``, ``cached`` and ``failed``, those ``running`` by name with seconds so far, ``cells``:
-        which code cell of how many each of them is in, ``seconds_left`` where that can be told, ``errors`` by name,
-        ``untracked`` by name where a sink failed, and ``state``: running, finished, interrupted or died.
+        which code cell of how many each of them is in, ``cut``: names of those that a sweep which was interrupted or
+        died left in their midst, ``seconds_left`` where that can be told, ``errors`` by name, ``untracked`` by name
+        where a sink failed, and ``state``: running, finished, interrupted or died.
 
     Raises:
         FileNotFoundError: if there has been none.
@@ -200,6 +207,8 @@ def status(root: Path) -> dict[str, Any]:
     here = host == socket.gethostname()
     if state == "running" and here and not _alive(begin["process"]):
         state = "died"
+    cut = [] if state == "running" else list(running)
+    running = {} if cut else running
     ages = {job: _since(each, here) for job, each in running.items()}
     cells = {job: cell(each.get("folder", "")) for job, each in running.items()}
     left = None
@@ -207,7 +216,7 @@ def status(root: Path) -> dict[str, Any]:
         worked = counts["done"] + counts["failed"]
         left = seconds_left(worked, begin["total"] - sum(counts.values()), _since(first, here))
     stand = {"sweep": files[-1].stem, "host": host, "state": state, "total": begin["total"], **counts, "running": ages}
-    return {**stand, "cells": cells, "seconds_left": left, "errors": errors, "untracked": untracked}
+    return {**stand, "cells": cells, "cut": cut, "seconds_left": left, "errors": errors, "untracked": untracked}
 
 
 def _since(event: Mapping[str, Any], here: bool) -> float:

@@ -78,12 +78,15 @@ def with_words(grid: Mapping[str, Any], notebooks: Sequence[str], assignments: S
         if not equals:
             raise ParameterError(f"-p {assignment!r}: expected NAME=VALUE.")
         said.setdefault(name, []).append(known[name].parse(name, text) if name in known else text)
-    if said and isinstance(only := grid.get("only"), Mapping):  # which goes before what is common
+    if isinstance(only := grid.get("only"), Mapping):  # which goes before what is common
+        there = _notebooks(grid, "sweep") if notebooks else []
+        left_out = set(there) - set(_notebooks(found, "sweep"))  # notebooks of the file that the words leave out
         found["only"] = {
             notebook: {name: value for name, value in each.items() if name not in said}
             if isinstance(each, Mapping)
             else each
             for notebook, each in only.items()
+            if notebook not in left_out
         }
     return {**found, **said}
 

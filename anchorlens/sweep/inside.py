@@ -35,7 +35,7 @@ def work(notebook: str, parameters: Mapping[str, Any], root: str, made_of: Mappi
 
     try:
         now = batch.plan(notebook, parameters, Path(root)).made_of
-        if changed := differing(made_of, now):
+        if changed := batch.differing(made_of, now):
             said = (
                 f"its result would not be the one that was planned, since {changed}. Nothing was run: have the same "
                 "anchorlens, files and kind of device wherever runs are, and start the sweep again."
@@ -50,15 +50,3 @@ def work(notebook: str, parameters: Mapping[str, Any], root: str, made_of: Mappi
 def failed(kind: str, error: str) -> dict[str, Any]:
     """What became of a run that did not end well; ``kind`` is the name of its exception."""
     return {"status": "failed", "kind": kind, "error": error}
-
-
-def differing(planned: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """What two contents of keys differ in, for people; empty if in nothing."""
-    flat = [
-        {**made, **{f"inputs {name}": value for name, value in made["inputs"].items()}} for made in (planned, found)
-    ]
-    names = [name for name in {**flat[0], **flat[1]} if name != "inputs" and flat[0].get(name) != flat[1].get(name)]
-    shown = [[str(made.get(name))[:40] for made in flat] for name in names]
-    return "; ".join(
-        f"{name.removeprefix('inputs ')} was {was} and is {now}" for name, (was, now) in zip(names, shown, strict=True)
-    )

@@ -1,15 +1,15 @@
-"""A sweep that is told to end, by a closed terminal or a machine that shuts down, ends as by Ctrl-C."""
+"""A sweep that is told to end, by Ctrl-C, a closed terminal or a machine that shuts down, ends in good order."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_TOLD = (signal.SIGTERM, signal.SIGHUP)
+_TOLD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP raise KeyboardInterrupt, once: a second may not disturb how a sweep ends.
+    """Within the block each of these raises KeyboardInterrupt, once: a second may not disturb how a sweep ends.
 
     One that is ignored, as under ``nohup``, stays so.
     """

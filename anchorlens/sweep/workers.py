@@ -122,7 +122,7 @@ def run(
                     continue
                 if said["status"] == "failed":
                     failed += 1
-                    if said["kind"] in (*DIED, "TimeoutError"):  # nobody was left to note it
+                    if not batch.failure(store.Run(job.folder)):  # nobody was left to note it, or had begun
                         batch.note_failure(store.Run(job.folder), said["error"])
                 event = said.pop("status")
                 events.say(event, job=job.name, folder=str(job.folder), seconds=seconds, **said)
