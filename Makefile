@@ -14,7 +14,7 @@ test: .venv/test  ## set up, then lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 	$(MAKE) test4
 
 test4: .venv4/test  ## the tests of both backends with the newest transformer-lens, which has TransformerBridge alone

@@ -18,7 +18,22 @@ from anchorlens.rows import Example
 from anchorlens.tasks import SST2
 
 FIXTURES = Path(__file__).parent / "fixtures"
+# Files of few tests that take minutes, mostly in processes of their own: begun first, so that none is left for the end.
+LONG = (
+    *("streaming", "cluster", "sweep_faults", "sweep_disk", "warm"),
+    *("notebooks", "sweep", "store_kills", "toy_analyses"),
+)
 BACKENDS = preflight.resolve_backend("auto")  # of the transformer-lens that is installed
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, since much of the time is spent waiting for kernels, sweeps and their ends."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {f"test_{name}": n for n, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="session")

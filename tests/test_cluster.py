@@ -163,10 +163,10 @@ def test_an_actor_that_dies_is_replaced_and_a_run_that_hangs_fails_alone(place, 
     said = sweeps.folder / "killed"
     kills = f"if limit == 2 and not Path({str(said)!r}).exists():\n    Path({str(said)!r}).write_text('x')\n"
     sweeps.trouble.write_text(f"{kills}    os.kill(os.getppid(), 9)\nif limit == 3: time.sleep(600)\n")
-    code, events = sweeps.run(*options, "--time-limit", "7", "--workers", "1")
+    code, events = sweeps.run(*options, "--time-limit", "15", "--workers", "1")
     assert (code, count(events, "done"), count(events, "retried"), count(events, "failed")) == (1, 2, 1, 1), events
     (error,) = [event["error"] for event in events if event["event"] == "failed"]
-    assert "took longer than the limit of 7 s" in error
+    assert "took longer than the limit of 15 s" in error
     assert "ActorDiedError" in next(event["error"] for event in events if event["event"] == "retried")
     clean(str(place))
     sweeps.trouble.unlink()

@@ -58,15 +58,15 @@ def test_killed_at_any_moment_nothing_is_lost(undisturbed, sweeps, what, n):
 
 def test_a_notebook_that_hangs_or_ends_its_kernel_fails_alone(undisturbed, sweeps):
     sweeps.trouble.write_text("time.sleep(600) if limit == 2 else os._exit(3) if limit == 3 else None")
-    code, events = sweeps.run("--time-limit", "7")
+    code, events = sweeps.run("--time-limit", "15")
     assert (code, count(events, "done"), count(events, "retried"), count(events, "failed")) == (1, 1, 2, 2)
     errors = [event["error"] for event in events if event["event"] == "failed"]
-    assert "limit of 7 s" in errors[0]
+    assert "limit of 15 s" in errors[0]
     assert "DeadKernelError" in errors[1]
     sweeps.is_clean()
     listed = sweeps.run("--dry-run")[1]
     assert [each["state"] for each in listed] == ["cached", "failed", "failed"]
-    assert "limit of 7 s" in listed[1]["error"]
+    assert "limit of 15 s" in listed[1]["error"]
     assert "DeadKernelError" in listed[2]["error"]
     sweeps.trouble.unlink()
     sweeps.is_as(undisturbed.tables(), cached=1)
@@ -112,7 +112,7 @@ def test_a_sweep_that_is_told_to_end_says_so_and_goes_on_later(undisturbed, swee
 
 def test_a_worker_that_stands_still_ends_with_its_time(undisturbed, sweeps):
     sweeps.trouble.write_text("time.sleep(600) if limit == 3 else None")
-    sweep = sweeps.start("--time-limit", "7")
+    sweep = sweeps.start("--time-limit", "15")
     said = [sweep.stdout.readline() for _ in range(6)]  # the third run has started
     time.sleep(2)  # pebble counts from where the worker takes it
     sweeps.victim("worker").suspend()

@@ -349,7 +349,8 @@ def test_what_was_not_tracked_is_in_the_last_line(tmp_path, mlflow, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == ["begin", "[1/1] cached a"]
     assert lines[2].startswith("untracked a: ConnectionError: refused. ")
-    assert lines[3:] == ["finished; 1 times a run was not tracked"]
+    assert lines[3] == "finished; 1 times a run was not tracked"
+    assert lines[4:] == [f"of 1 runs 0 done, 1 cached, 0 failed. Results: {tmp_path}"]
 
 
 def test_a_sink_that_hangs_is_not_waited_for(tmp_path, mlflow, monkeypatch):

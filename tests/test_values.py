@@ -72,7 +72,9 @@ def test_the_injected_cell_is_the_value_bit_for_bit_and_nothing_else(kind_and_va
 def test_a_file_whose_name_is_code_is_read_and_the_code_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     odd = "\"\"\"'{limit}\\n\u2028!touch made\n%pwd\r;__import__('os').mkdir('made') #.csv"
-    Path(odd).write_text("text,label\na,0\nb,1\nc,0\nd,1\n")
+    known = Path(parameters.__file__).parent / "toy" / "rows" / "sst2_clean.jsonl"  # in words that the toy has
+    rows = [json.loads(line) for line in known.read_text().replace(" ,", "").splitlines()]
+    Path(odd).write_text("text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows))
     tour = json.loads(parameters.find("0_tour").read_text(encoding="utf-8"))
     declaration = next(cell for cell in tour["cells"] if cell["metadata"].get("tags") == ["parameters"])
     code = "import pandas as pd\npd.DataFrame({'value': [data]}).to_parquet(folder + '/results.parquet')"
