@@ -238,7 +238,7 @@ def content(notebook: Path, parameters: Mapping[str, Any], facts: Mapping[str, A
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     code = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")) + sorted(PACKAGE.rglob("*.toml")):
+    for path in (path for kind in ("py", "toml", "js", "css") for path in sorted(PACKAGE.rglob(f"*.{kind}"))):
         code.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
     return {
         "notebook": notebook.stem,

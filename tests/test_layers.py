@@ -9,7 +9,7 @@ import anchorlens
 
 PACKAGE = Path(anchorlens.__file__).parent
 PROTOCOL = {"models.Lens", "models.Memory", "models.device_of"}
-ANALYSIS = {"prompts", "batching", "hooks", "planner.*", "passes", "readings", "metrics", *PROTOCOL}
+ANALYSIS = {"prompts", "batching", "hooks", "planner.*", "passes", "readings", "metrics", "edges", *PROTOCOL}
 BACKEND = {"models.kinds", "models.protocol", "models.unembedding", "models.blocks"}
 PARTS = (
     "isolation.__init__",
@@ -39,6 +39,9 @@ ALLOWED = {
     "store": {"parts"},
     "gathering": {"store"},
     "metrics": set(),
+    "edges": set(),
+    "explorer.__init__": {"explorer.*"},
+    "explorer.page": {"edges", "figures.FLOWS", "figures.ROLES"},
     "browser": set(),
     "figures.__init__": {"figures.*", "browser"},
     "figures.style": set(),

@@ -9,6 +9,7 @@ from einops import reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from anchorlens import edges
 from anchorlens.batching import Batch
 from anchorlens.hooks import SettingError, Site, differentiating
 from anchorlens.models import Lens
@@ -97,8 +98,54 @@ def saliency_maps(model: Lens, batch: Batch, heads: str = "sum") -> Float[Tensor
         PromptError: if a prompt has no gold class.
     """
     kept: dict[int, Tensor] = {}
-    _backward(model, batch, heads, lambda layer, sal: kept.__setitem__(layer, sal.to(batch.tokens.device)))
+
+    def keep(layer: int, pattern: Tensor, grad: Tensor) -> None:
+        kept[layer] = saliency(pattern, grad, heads).to(batch.tokens.device)
+
+    _backward(model, batch, heads, keep)
     return torch.stack([kept[layer] for layer in range(model.cfg.n_layers)], dim=1)
+
+
+def largest_edges(model: Lens, batch: Batch, *, heads: str = "sum") -> edges.Edges:
+    """The largest cells of the saliency and attention maps of one prompt, for the flow explorer.
+
+    Only cells of the three flows are looked at: j < i, nothing of a start token. A layer is reduced when the backward
+    pass comes to it, so that long prompts on deep models need no more memory than ``information_flow``.
+
+    Args:
+        batch: a single prompt with its gold class.
+        heads: how heads are put together, see ``saliency``; that of one head is | A * dL/dA | either way.
+
+    Raises:
+        SettingError: if the batch holds another number of prompts than one.
+        ValueError, PromptError, NotFiniteError: as ``information_flow``.
+
+    Source:
+        Figure 1, with the numbers of figure 3.
+    """
+    if len(batch.target) != 1:
+        raise SettingError(f"{len(batch.target)} prompts, where the edges of one are drawn: collate([prompt]).")
+    weights, limits = averaging(batch, model.cfg.dtype), edges.most(model.cfg.n_layers, model.cfg.n_heads)
+    cells = torch.stack(list(pairs(batch).values())).any(0)[0]  # [query key]
+    places = cells.nonzero().cpu().numpy()
+    means: dict[int, Tensor] = {}
+    kept: tuple[dict[int, edges.Layer], ...] = ({}, {})  # saliency, attention
+
+    def keep(layer: int, pattern: Tensor, grad: Tensor) -> None:
+        wide = torch.promote_types(pattern.dtype, torch.float32)
+        together, seen = saliency(pattern, grad, heads), pattern.to(wide)
+        means[layer] = mean_flows(together, weights.to(grad.device)).to(weights.device)
+        alone = (seen[0] * grad[0].to(wide)).abs()
+        for found, maps in zip(kept, ((together, alone), (seen.mean(1), seen[0])), strict=True):
+            rows = torch.cat(maps)[:, cells.to(grad.device)].cpu().numpy()  # [list cell]
+            found[layer] = edges.Layer.of(rows, places, limits)
+
+    logits = _backward(model, batch, heads, keep)
+    order = range(model.cfg.n_layers)
+    values = torch.cat([means[layer] for layer in order]).cpu().double()  # [layer flow]
+    _check_range(values[None], F.cross_entropy(logits, batch.gold, reduction="none").cpu(), batch, model.cfg.dtype)
+    anchors = (batch.demo[0] >= 0).nonzero().flatten().tolist()
+    return edges.joined([[found[n] for n in order] for found in kept], values.numpy(), anchors, batch.tokens.shape[1])
 
 
 def information_flow(model: Lens, batch: Batch, *, heads: str = "sum") -> pd.DataFrame:
@@ -125,8 +172,8 @@ def information_flow(model: Lens, batch: Batch, *, heads: str = "sum") -> pd.Dat
     """
     weights, kept = averaging(batch, model.cfg.dtype), {}
 
-    def keep(layer: int, sal: Tensor) -> None:
-        kept[layer] = mean_flows(sal, weights.to(sal.device)).to(weights.device)
+    def keep(layer: int, pattern: Tensor, grad: Tensor) -> None:
+        kept[layer] = mean_flows(saliency(pattern, grad, heads), weights.to(grad.device)).to(weights.device)
 
     logits = _backward(model, batch, heads, keep)
     predicted = logits.argmax(-1)
@@ -233,7 +280,7 @@ def _shares(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _backward(model: Lens, batch: Batch, heads: str, keep) -> Float[Tensor, "batch label"]:
-    """Run the batch forward and backward; ``keep(layer, saliency)`` is called from the last layer down."""
+    """Run the batch forward and backward; ``keep(layer, pattern, its gradient)`` is called from the last layer down."""
     if heads not in HEADS:
         raise SettingError(f"heads={heads!r}: it may be 'sum' (equation 1) or 'each' (absolute values before the sum).")
     if (batch.gold < 0).any():
@@ -255,7 +302,7 @@ def _backward(model: Lens, batch: Batch, heads: str, keep) -> Float[Tensor, "bat
             pattern = pattern[::rows, :, :width, :width]
             wide = grad[..., :width, :width].to(torch.promote_types(grad.dtype, torch.float32))
             grad = wide.unflatten(0, (-1, rows)).sum(1)
-        keep(layer, saliency(pattern, grad, heads))
+        keep(layer, pattern, grad)
 
     with torch.enable_grad(), differentiating(model, Site.PATTERN, range(model.cfg.n_layers), consume):
         logits = answer(model, batch, checkpoint=None)
