@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 MEASURES = ("saliency", "attention")
-MOST = 16_000  # edges of a prompt: six bytes each, a page of them stays below 200 KB
+MOST = 17_500  # edges of a prompt: six bytes each, so that a page of them stays below 200 KB
 TOGETHER = 0.3  # the share of them that goes to all heads together, the rest to each head alone
 COVERED = 0.995  # of a map's sum: what is smaller than the edges that make this up cannot be seen
 

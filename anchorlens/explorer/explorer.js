@@ -81,6 +81,7 @@
     data.flows.forEach((name, flow) => toggle(flowKeys, name, `--mark:var(--flow-${flow})`, state.flows, flow, ""));
     const time = make("div", root, { class: "time" });
     const film = make("div", time, { class: "film", role: "group", "aria-label": "layers in miniature" });
+    const axis = make("div", time, { class: "axis" });
     const chart = svg("svg", time, { class: "chart", role: "img", preserveAspectRatio: "none" });
     const slider = make("input", time, {
       class: "layer", type: "range", min: 1, max: data.layers, step: 1, value: 1, "aria-label": "layer, 1 is the first",
@@ -162,9 +163,10 @@
     let height = 0, colours = {}, pen = null;
 
     function place() {
-      const room = Math.max(480, Math.min(800, innerHeight * 0.8)), least = LETTER * n > room && !state.long ? 1.2 : LETTER;
+      const most = Math.max(700, innerHeight * 0.72), room = Math.max(480, innerHeight - 500); // at most, and what looks well
+      const least = LETTER * n > most && !state.long ? 1.2 : LETTER;
       const bold = words.map((_, i) => worth[i] >= 1e5), extra = bold.filter(Boolean).length;
-      const thin = least < LETTER ? Math.max(least, (room - extra * FULL) / Math.max(1, n - extra)) : Math.min(FULL, Math.max(least, room / n));
+      const thin = least < LETTER ? Math.max(least, (most - extra * FULL) / Math.max(1, n - extra)) : Math.min(FULL, Math.max(least, room / n));
       height = 0;
       for (let i = 0; i < n; i++) {
         sizes[i] = least < LETTER && bold[i] ? FULL : thin;
@@ -178,7 +180,7 @@
         span.classList.toggle("thin", !shown.has(i));
       });
       stage.style.height = `${height}px`;
-      long.hidden = LETTER * n <= room;
+      long.hidden = LETTER * n <= most;
       pen = fitted(canvas, sides.lines.clientWidth, height);
       const style = getComputedStyle(root);
       const read = (name) => style.getPropertyValue(`--${name}`).trim();
@@ -293,7 +295,7 @@
     const curve = (flow) => shares.map((share, layer) => state.curves === "own" ? means[3 * layer + flow] : share[flow]);
 
     function strip() {
-      const many = Math.min(data.layers, Math.max(3, Math.floor(time.clientWidth / 80)));
+      const many = Math.min(data.layers, Math.max(3, Math.floor(time.clientWidth / 46)));
       film.replaceChildren();
       frames = Array.from({ length: many }, (_, i) => {
         const at = Math.round((i + 0.5) / many * data.layers - 0.5);
@@ -311,7 +313,7 @@
       chart.setAttribute("aria-label", `${what}, by layer: ${data.flows.join(", ")}`);
       chart.replaceChildren();
       for (const y of [4, 80]) svg("line", chart, { x1: 0, x2: chartWidth, y1: y, y2: y, stroke: "var(--rule)" });
-      svg("text", chart, { x: chartWidth - 2, y: 15, fill: "var(--soft)", "font-size": 11, "text-anchor": "end" }).textContent = what;
+      axis.textContent = `curves: ${what}`;
       for (const flow of [2, 0, 1]) {
         const points = curve(flow).map((value, layer) => `${x(layer)} ${80 - 76 * value / top[flow]}`);
         svg("path", chart, { d: `M${points.join("L")}`, stroke: `var(--flow-${flow})` });
