@@ -87,6 +87,12 @@ def some_edges(n_tokens: int = 3, n_layers: int = 1, n_heads: int = 1, seed: int
     return edges.joined(measures, chance.random((n_layers, 3)), [n_tokens - 2], n_tokens)
 
 
+def last_edge(n_tokens: int) -> edges.Edges:
+    """Nothing but the edge from the last token but one to the last."""
+    one = edges.Layer.of(np.array([[0.0, 1.0]]), np.array([[1, 0], [n_tokens - 1, n_tokens - 2]]), (1, 1))
+    return edges.joined([[one], [one]], np.zeros((1, 3)), [n_tokens - 2], n_tokens)
+
+
 def some_page(tokens: list[str], found: edges.Edges | None = None, **said: str) -> str:
     roles = ["TEXT"] * (len(tokens) - 2) + ["ANCHOR", "TARGET"]
     return explorer.html(found or some_edges(len(tokens)), tokens, roles, **said)
@@ -223,14 +229,8 @@ def test_cells_of_prompts_of_any_length_come_back_as_they_were(n_tokens, wide):
     assert data["wide"] is wide
     for cell, query, key in zip(data["cells"][:20].tolist(), found.query, found.key, strict=False):
         assert divided(cell) == (query, key)
-    last = edges.joined(
-        [[edges.Layer.of(np.array([[0.0, 1.0]]), np.array([[1, 0], [n_tokens - 1, n_tokens - 2]]), (1, 1))]],
-        np.zeros((1, 3)),
-        [],
-        n_tokens,
-    )
-    (cell,) = Page(some_page(["a"] * n_tokens, last)).data["cells"].tolist()
-    assert divided(cell) == (n_tokens - 1, n_tokens - 2)
+    cells = Page(some_page(["a"] * n_tokens, last_edge(n_tokens))).data["cells"].tolist()
+    assert [divided(cell) for cell in cells] == [(n_tokens - 1, n_tokens - 2)] * 2
 
 
 @given(st.lists(st.text(), min_size=3, max_size=6), st.text(), st.text())
@@ -288,3 +288,9 @@ def test_a_browser_draws_the_words_and_says_the_widest_line(tmp_path):
     assert "⏎ → ␣␣  0.250  (100 %)" in dom
     assert "S_wp 25 % (mean 1.00)" in dom
     assert dom.count(f">{HOSTILE}<") == 2, "once on either side, as text"
+
+
+@pytest.mark.parametrize("n_tokens", [362, 363])
+def test_a_browser_finds_the_words_of_a_line_in_a_prompt_of_any_length(tmp_path, n_tokens):
+    page = some_page([f"w{n}" for n in range(n_tokens)], last_edge(n_tokens))
+    assert f"w{n_tokens - 2} → w{n_tokens - 1}  1.00  (100 %)" in unescape(dumped(page, tmp_path))

@@ -6,6 +6,7 @@ import json
 import re
 import tokenize
 from contextlib import suppress
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,10 @@ def test_the_tour_runs_through_on_the_toy(tmp_path):
     manifest = store.manifest(result.folder)
     assert (manifest["status"], manifest["key"]) == ("ok", result.folder.name)
     assert manifest["parameters"] | {"folder": ""} == EVERYWHERE | {"limit": 6}
-    assert set(manifest["files"]) >= {"run.ipynb", "results.parquet", "saliency_maps.html", "information_flow.html"}
+    assert set(manifest["files"]) >= {"run.ipynb", "results.parquet", "saliency_maps.html", "flow.html"}
+    page = (result.folder / "flow.html").read_text(encoding="utf-8")
+    frames = [html for output in left for html in output.get("data", {}).get("text/html", "").split('srcdoc="')[1:]]
+    assert [unescape(frame.split('"')[0]) for frame in frames] == [page], "the notebook needs no file beside it"
 
 
 def test_plain_papermill_leaves_a_finished_run_in_its_working_folder(tmp_path):

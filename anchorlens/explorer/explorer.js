@@ -144,11 +144,19 @@
       };
       box.onkeydown = (event) => {
         const here = state.focus?.side === side ? state.focus.row : null;
+        const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+        if (step) {
+          event.preventDefault();
+          stop();
+          go(state.layer + step);
+          return;
+        }
         const next = { ArrowDown: here === null ? 0 : here + 1, ArrowUp: here === null ? target : here - 1, Home: 0, End: target }[event.key];
         if (next === undefined && event.key !== "Escape") return;
         event.preventDefault();
         state.pinned = event.key !== "Escape";
         focusOn(side, state.pinned ? Math.min(target, Math.max(0, next)) : null);
+        if (state.pinned) spans[state.focus.row].scrollIntoView({ block: "nearest" });
       };
       return { box, spans };
     }
@@ -266,6 +274,7 @@
         sides[side].spans.forEach((span, i) => {
           const on = focus?.side === side && focus.row === i;
           span.classList.toggle("on", on);
+          span.setAttribute("aria-selected", on);
           span.classList.toggle("far", !state.roles[data.role[i]] || Boolean(focus) && !on && (focus.side === side || !reached.has(i)));
         });
         if (focus?.side === side) sides[side].box.setAttribute("aria-activedescendant", `${side}-${focus.row}`);
@@ -273,12 +282,12 @@
       }
       const what = state.measure ? "attention" : "saliency";
       const top = drawn.slice(0, 4).map((edge) => line(edge, total)).join("\n");
-      said.textContent = drawn.length ? `widest lines, and their share of all:\n${top}` : focus ? `no line of this word is shown` : edges.length ? "all lines are hidden" : `nothing flows here: no ${what} in this layer`;
+      said.textContent = drawn.length ? `widest lines, and their share of all:\n${top}` : focus ? "no line of this word is shown" : edges.length ? "all lines are hidden" : `nothing flows here: no ${what} in this layer`;
       now.replaceChildren();
       const words3 = ["S_wp", "S_pq", "S_ww"].map((name, flow) => `${name} ${percent(shares[layer][flow], 1)} (mean ${number(means[3 * layer + flow])})`);
       make("b", now, {}, `layer ${layer + 1} of ${data.layers}`);
       for (const text of words3) make("span", now, {}, text);
-      make("span", now, {}, `kept for drawing: ${percent(shown, total)} of this layer's ${what}`);
+      make("span", now, {}, `the ${edges.length} widest lines are kept: ${percent(shown, total)} of this ${state.head ? "head" : "layer"}'s ${what}`);
       slider.value = layer + 1;
       slider.setAttribute("aria-valuetext", `layer ${layer + 1} of ${data.layers}`);
       leastSaid.textContent = `${Math.round(100 * state.least)} %`;
@@ -309,14 +318,14 @@
       chartWidth = time.clientWidth;
       chart.setAttribute("viewBox", `0 0 ${chartWidth} 84`);
       const own = state.curves === "own", top = own ? [0, 1, 2].map((flow) => Math.max(...curve(flow)) || 1) : [1, 1, 1];
-      const what = own ? "mean saliency of each flow, of its own largest" : "share of each flow in the sum of the three means";
+      const what = own ? "mean saliency of each flow, all heads, of its own largest" : "share of each flow in the sum of the three means, all heads";
       chart.setAttribute("aria-label", `${what}, by layer: ${data.flows.join(", ")}`);
       chart.replaceChildren();
       for (const y of [4, 80]) svg("line", chart, { x1: 0, x2: chartWidth, y1: y, y2: y, stroke: "var(--rule)" });
       axis.textContent = `curves: ${what}`;
       for (const flow of [2, 0, 1]) {
         const points = curve(flow).map((value, layer) => `${x(layer)} ${80 - 76 * value / top[flow]}`);
-        svg("path", chart, { d: `M${points.join("L")}`, stroke: `var(--flow-${flow})` });
+        svg("path", chart, { d: `M${points.join("L")}h0.01`, stroke: `var(--flow-${flow})` });
       }
       cursor = svg("line", chart, { class: "cursor", y1: 0, y2: 84 });
       slider.style.width = `${chartWidth * (1 - 1 / data.layers) + 16}px`; // its ends below the first and the last layer
@@ -348,14 +357,16 @@
       render();
     };
     play.onclick = () => {
-      if (state.playing) return stop();
+      if (state.playing) {
+        stop();
+        return;
+      }
       if (state.layer === data.layers - 1) go(0);
       play.textContent = "❚❚ stop";
       state.playing = setInterval(() => {
         if (state.layer === data.layers - 1) stop();
         else go(state.layer + 1);
       }, Math.max(250, Math.min(1000, 9000 / data.layers)));
-      return undefined;
     };
     const point = (event) => {
       stop();

@@ -30,6 +30,8 @@ _PAGE = """<!doctype html>
 <main>
 <h1>{title}</h1>
 <p class="caption">{caption}</p>
+<p>Words on the left give, words on the right take in, and a line is as wide as what flows: saliency |Σ A·∂L/∂A| or
+attention. Point at a word for its own lines and their numbers; click to hold it; arrow keys walk.</p>
 <div class="explorer"></div>
 <noscript>This page draws with JavaScript, which is switched off.</noscript>
 </main>
@@ -42,7 +44,12 @@ _PAGE = """<!doctype html>
 
 
 def html(
-    edges: Edges, tokens: Sequence[str], roles: Sequence[str], *, title: str = "Information flow", caption: str = ""
+    edges: Edges,
+    tokens: Sequence[str],
+    roles: Sequence[str],
+    *,
+    title: str = "Where information flows",
+    caption: str = "",
 ) -> str:
     """A page of its own, without anything beside it: words on both sides, lines as wide as what flows.
 
