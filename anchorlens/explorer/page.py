@@ -16,6 +16,7 @@ from anchorlens.figures import FLOWS, ROLES
 _SAFE = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 # nothing is fetched, whatever a text may bring
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'"
+_SCRIPTS = ("numbers.js", "picture.js", "explorer.js")  # in one function: they leave no names behind
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -37,7 +38,10 @@ attention. Point at a word for its own lines and their numbers; click to hold it
 </main>
 <script type="application/json" id="flow">{data}</script>
 <script>
-{script}</script>
+"use strict";
+(() => {{
+{script}}})();
+</script>
 </body>
 </html>
 """
@@ -76,7 +80,7 @@ def html(
         caption=escape(caption),
         style=_asset("explorer.css"),
         data=json.dumps(packed(edges, tokens, roles), separators=(",", ":")).translate(_SAFE),
-        script=_asset("explorer.js"),
+        script="\n".join(map(_asset, _SCRIPTS)),
     )
 
 
