@@ -178,14 +178,14 @@ function start(root, data) {
     const { focus, layer } = state, { total, shown, edges } = list();
     const drawn = draw(pen, layer, focus, { widest: 9, least: 0.5 });
     bands(pen, rows, data.role.map((role) => colours.roles[role]));
-    if (focus) label(pen, rows.tops, drawn, focus.side, colours);
-    const reached = new Set(drawn.map((edge) => focus?.side === "from" ? edge.query : edge.key));
+    const labelled = focus ? label(pen, rows.tops, drawn, focus.side, colours) : new Set();
     for (const side of ["from", "to"]) {
       sides[side].spans.forEach((span, i) => {
         const mine = focus?.side === side && focus.row === i, other = Boolean(focus) && focus.side !== side;
         span.classList.toggle("on", mine);
         span.setAttribute("aria-selected", mine);
-        span.classList.toggle("far", !on(i) || Boolean(focus) && !mine && !(other && reached.has(i)));
+        span.classList.toggle("near", other && labelled.has(i));
+        span.classList.toggle("far", !on(i) || Boolean(focus) && !mine && !(other && labelled.has(i)));
       });
       if (focus?.side === side) sides[side].box.setAttribute("aria-activedescendant", `${side}-${focus.row}`);
       else sides[side].box.removeAttribute("aria-activedescendant");

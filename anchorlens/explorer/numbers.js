@@ -37,7 +37,12 @@ function visible(text) {
 
 const plain = (value) => value >= 0.001 && value < 1000;
 const number = (value) => value === 0 ? "0" : plain(value) ? value.toPrecision(3) : value.toExponential(2);
-const percent = (part, whole) => whole > 0 ? (100 * part / whole).toFixed(part / whole < 0.0995 ? 1 : 0) + " %" : "–";
+
+function percent(part, whole) {
+  const share = 100 * part / whole;
+  if (!(whole > 0)) return "–";
+  return share > 0 && share < 0.05 ? "<0.1 %" : `${share.toFixed(share < 9.95 ? 1 : 0)} %`;
+}
 
 /** Of each layer, the share of each flow in the sum of the three means. */
 function sharesOf(data, means) {

@@ -56,9 +56,9 @@ function bands({ context, width }, { tops, sizes }, colours) {
   });
 }
 
-/** Weights at the far ends of the lines of one word on `side`, the largest first, where one does not hide another. */
+/** Weights at the far ends of the lines of one word on `side`, unless a larger one is there; the rows that have one. */
 function label({ context, width }, tops, edges, side, colours) {
-  const taken = [], other = side === "from" ? "query" : "key", x = side === "from" ? width - 8 : 8;
+  const taken = [], said = new Set(), other = side === "from" ? "query" : "key", x = side === "from" ? width - 8 : 8;
   context.font = "11px ui-monospace, monospace";
   context.textAlign = side === "from" ? "right" : "left";
   context.textBaseline = "middle";
@@ -69,9 +69,11 @@ function label({ context, width }, tops, edges, side, colours) {
     const y = tops[edge[other]];
     if (taken.some((each) => Math.abs(each - y) < LETTER)) continue;
     taken.push(y);
+    said.add(edge[other]);
     context.strokeText(number(edge.weight), x, y);
     context.fillText(number(edge.weight), x, y);
   }
+  return said;
 }
 
 /** The line at height `y` where `part` of the way from left to right is done; null if none comes within 9 pixels. */
