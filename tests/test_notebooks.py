@@ -180,9 +180,8 @@ def test_the_tour_runs_through_on_the_toy(tmp_path):
     assert manifest["parameters"] | {"folder": ""} == EVERYWHERE | {"limit": 6}
     assert set(manifest["files"]) >= {"run.ipynb", "results.parquet", "saliency_maps.html", "flow.html"}
     page = (result.folder / "flow.html").read_text(encoding="utf-8")
-    frames = [
-        html for output in left for html in "".join(output.get("data", {}).get("text/html", "")).split('srcdoc="')[1:]
-    ]
+    cells = "".join("".join(output.get("data", {}).get("text/html", "")) for output in left)
+    frames = cells.split('srcdoc="')[1:]
     assert [unescape(frame.split('"')[0]) for frame in frames] == [page], "the notebook needs no file beside it"
 
 

@@ -120,7 +120,7 @@ def save(page: str, folder: Path, name: str = "flow") -> Path:
     return path
 
 
-def show(page: str, folder: Path, name: str = "flow", height: int = 1150) -> None:
+def show(page: str, folder: Path, name: str = "flow", height: int = 1340) -> None:
     """``save`` a page and show it in a notebook's cell, in a frame of ``height`` pixels.
 
     The frame holds the whole page, so that the notebook, and whatever is made of it, needs no file beside it; it is a

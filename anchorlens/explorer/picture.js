@@ -1,16 +1,16 @@
 // Rows of words, and lines between them on a canvas.
 
-const FULL = 18, LETTER = 12; // pixels: a row at most, and what a word needs
+const FULL = 18, LETTER = 12, MOST = 700; // pixels: a row at most, what a word needs, all rows
 
 /**
  * Where the rows are, and which words have room: all, or, in long prompts, label words and the target at full height,
  * and as many of the rest as fit between them, those of most worth first. With `long`, all whatever the height.
  */
 function laid(worth, tall, long) {
-  const n = worth.length, most = Math.max(700, tall * 0.72), roomy = LETTER * n <= most, tight = !roomy && !long;
+  const n = worth.length, roomy = LETTER * n <= MOST, tight = !roomy && !long;
   const bold = Array.from(worth, (value) => value >= 1e5), extra = bold.filter(Boolean).length;
-  const airy = Math.min(FULL, Math.max(LETTER, Math.max(480, tall - 500) / n));
-  const thin = tight ? Math.max(1.2, (most - extra * FULL) / Math.max(1, n - extra)) : airy;
+  const airy = Math.min(FULL, Math.max(LETTER, Math.max(480, Math.min(MOST, tall - 500)) / n));
+  const thin = tight ? Math.max(1.2, (MOST - extra * FULL) / Math.max(1, n - extra)) : airy;
   const sizes = Float64Array.from(worth, (_, i) => tight && bold[i] ? FULL : thin), tops = new Float64Array(n);
   let height = 0;
   for (let i = 0; i < n; i++) {
