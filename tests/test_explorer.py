@@ -130,6 +130,7 @@ def test_every_weight_on_the_page_is_that_of_its_map_in_float32(model, alone, sh
         logits = model(alone.tokens)[0, alone.target].gather(1, alone.labels)
         torch.nn.functional.cross_entropy(logits, alone.gold).backward()
     maps, edge_lists = flow.saliency_maps(model, alone)[0], lists(shown)
+    cells = torch.stack(list(flow.pairs(alone).values())).any(0)[0]
     assert len(edge_lists) == 2 * 3 * 3
     for (measure, layer, head), each in edge_lists.items():
         act, grad = pattern[layer].detach()[0], pattern[layer].grad[0]
@@ -137,6 +138,10 @@ def test_every_weight_on_the_page_is_that_of_its_map_in_float32(model, alone, sh
         for query, key, weight in each:
             # float64 in another order of operations may round to the next float32
             assert weight == pytest.approx(np.float32(whole[head][query, key]), rel=1e-7)
+        largest = whole[head][cells].sort(descending=True).values[: len(each)]
+        assert [float(weight) for *_, weight in each] == pytest.approx(largest.tolist(), rel=1e-6), (
+            "and no larger is left"
+        )
     for layer in range(3):
         for query, key, weight in edge_lists[0, layer, 0]:
             assert weight == np.float32(maps[layer, query, key]), "I_l itself is the same to the bit"
