@@ -39,6 +39,7 @@ ALLOWED = {
     "store": {"parts"},
     "gathering": {"store"},
     "metrics": set(),
+    "intervals": set(),
     "browser": set(),
     "figures.__init__": {"figures.*", "browser"},
     "figures.style": set(),
