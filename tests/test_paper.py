@@ -286,7 +286,7 @@ def test_flows_the_other_way_round_hold_nowhere(tmp_path):
     held = frame[(frame["section"] == "2.1") & (frame["item"] != "headline")]
     assert set(held["holds"]) == {"no"}
     assert set(held["verdict"]) == {"differs"}
-    assert row(frame, "shallow layers: S_wp is high")["why"].startswith("by -0.93 times S_ww from the bound")
+    assert row(frame, "shallow layers: S_wp is high")["why"].startswith("by -0.925 times S_ww from the bound")
 
 
 def isolated(loyalty: dict[tuple[str, str], float], depths=(1, 3, 5, 7), n: int = 20) -> pd.DataFrame:
