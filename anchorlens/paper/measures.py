@@ -1,0 +1,97 @@
+"""Numbers of ours that stand beside published ones, each with its interval: cells in, numbers out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from anchorlens import intervals
+from anchorlens.intervals import Interval
+from anchorlens.paper.stored import Cell
+
+Tasks = Mapping[str, Sequence[Cell]]
+
+
+def chance() -> np.random.Generator:
+    """The same draws for every number, so that none depends on which others are asked for."""
+    return np.random.default_rng(0)
+
+
+def arrays(cells: Tasks, of_cell: Callable[[Cell], np.ndarray]) -> list[list[np.ndarray]]:
+    """[task][seed] of what ``of_cell`` makes of each, without cells that have no rows for it."""
+    return list(_by_task(cells, of_cell).values())
+
+
+def number(measure: str, arm: str | Sequence[str], cells: Tasks) -> tuple[Interval | None, dict[str, Sequence[Cell]]]:
+    """A number of table 1, 2, 3 or 6, in per cent where it is a share, and the cells of tasks that have it.
+
+    Args:
+        measure: "accuracy" (3.1), "correct", "label_loyal", "word_loyalty", "tokens_kept" (3.2), or "speed".
+        arm: of the results; of two, the difference between them on the same prompts.
+
+    Returns:
+        None and no cells, if no run has it.
+    """
+    scale, column = 1 if measure == "tokens_kept" else 100, "correct" if measure == "accuracy" else measure
+
+    def of_cell(cell: Cell) -> np.ndarray:
+        if measure == "speed":
+            return speed(cell)
+        return scale * (
+            by_prompt(cell, arm, column) if isinstance(arm, str) else difference(cell, arm[0], arm[1], column)
+        )
+
+    found = _by_task(cells, of_cell)
+    return _mean(list(found.values())), {task: cells[task] for task in found}
+
+
+def by_prompt(cell: Cell, arm: str, column: str) -> Float[np.ndarray, " example"]:
+    """A column of an arm by prompt, draws averaged; what is correct, of prompts whose class is known."""
+    return _series(cell, arm, column).to_numpy()
+
+
+def difference(cell: Cell, arm: str, other: str, column: str) -> Float[np.ndarray, " example"]:
+    """One arm minus another, of the prompts that both have."""
+    return (_series(cell, arm, column) - _series(cell, other, column)).dropna().to_numpy()
+
+
+def speed(cell: Cell) -> Float[np.ndarray, " once"]:
+    """How often faster one query is answered with label words kept only; once for each run."""
+    if cell.seed != min(cell.manifest["parameters"]["seeds"]):
+        return np.zeros(0)
+    table = cell.table("cost")
+    seconds = table[table["batch"] == 1].set_index("arm")["seconds"]
+    return np.array([seconds["icl"] / seconds["hidden_anchor"]])
+
+
+def rule(cell: Cell, arm: str) -> str:
+    """Where the query's positions start: for GPT-2 the released code's main table starts them at 0."""
+    released = "gpt2-xl" in str(cell.manifest["parameters"]["model"]) and arm != "hidden_random_top"
+    return "restart" if released else "continue"
+
+
+def _by_task(cells: Tasks, of_cell: Callable[[Cell], np.ndarray]) -> dict[str, list[np.ndarray]]:
+    found = {task: [of_cell(cell) for cell in seeds] for task, seeds in cells.items()}
+    found = {task: [values for values in seeds if len(values)] for task, seeds in found.items()}
+    return {task: seeds for task, seeds in found.items() if seeds}
+
+
+def _series(cell: Cell, arm: str, column: str) -> Any:
+    frame: Any = cell.table()
+    frame = frame[frame["arm"] == arm]
+    if "positions" in frame:
+        own = set(frame["positions"])
+        frame = frame[frame["positions"] == (rule(cell, arm) if len(own) > 1 else next(iter(own), ""))]
+    if column == "correct":
+        frame = frame[frame["gold"] >= 0]
+    return frame.astype({column: "float64"}).groupby("example")[column].mean()
+
+
+def _mean(found: list[list[np.ndarray]]) -> Interval | None:
+    if not found:
+        return None
+    shown = intervals.mean(found, chance())
+    if all(len(seeds) == 1 and len(seeds[0]) == 1 for seeds in found):  # nothing that could be drawn again
+        return Interval(shown.value, np.nan, np.nan, shown.n)
+    return shown
