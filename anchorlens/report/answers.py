@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
 
 from anchorlens.report import drawings
@@ -67,32 +66,37 @@ def rank(model: str) -> tuple[bool, str]:
 
 def _answer(question: Question, model: str, runs: Sequence[Stored]) -> Answer:
     own = tuple(r for r in runs if r.notebook == question.notebook and r.state == WHOLE and r.value("model") == model)
-    found = [question.measure(run) for run in own]
-    numbers = {
-        name: float(np.nanmean(values))
-        if np.isfinite(values := [m.numbers.get(name, np.nan) for m in found]).any()
-        else np.nan
-        for name in found[0].numbers
-    }
+    found, lacking = [], 0
+    for run in own:
+        try:
+            found.append(question.measure(run))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of another version, or made by hand
+            lacking += 1
+    tasks = ", ".join(sorted({run.value("task") for run in own}))
+    if not found:
+        said = "The stored tables lack what this question takes: they are of another version. Run the notebook again."
+        return Answer(model, "cannot be told", "–", said, Markup(), own, tasks)
+    numbers = {name: _mean([m.numbers.get(name, np.nan) for m in found]) for name in found[0].numbers}
     curves = [m.curve for m in found]
     alike = len({len(curve) for curve in curves}) == 1
-    curve = tuple(np.mean(curves, axis=0)) if alike else curves[0]
+    curve = tuple(map(float, np.mean(curves, axis=0))) if alike else curves[0]
     told = [m.holds for m in found if m.holds is not None]
     verdict = "cannot be told" if not told else "yes" if all(told) else "in part" if any(told) else "no"
     number, said = question.say(numbers)
     if len(told) > 1:
         said += f" Seen in {sum(told)} of {len(told)} runs; numbers are means over them."
-    tasks = ", ".join(sorted({run.value("task") for run in own}))
+    if lacking:
+        said += f" {lacking} more cannot be read: their tables are of another version."
     return Answer(model, verdict, number, said, question.draw(numbers, curve), own, tasks)
 
 
 def gathering(run: Stored) -> Measured:
     """S_wp / S_ww in the first third of the layers, the last one left out, where S_wp is 0 by construction."""
 
-    def ratio(frame: Table) -> tuple[float, int]:
+    def ratio(frame: Table) -> tuple[float, float]:
         mean = frame.groupby(["seed", "layer", "flow"])["value"].mean().groupby(["layer", "flow"]).mean().unstack()
         shallow = mean.iloc[: max(1, len(mean) // 3)] if len(mean) > 1 else mean
-        return float((shallow["S_wp"] / shallow["S_ww"]).mean()), len(shallow)
+        return float((shallow["S_wp"] / shallow["S_ww"]).mean()), float(len(shallow))
 
     own, layers = ratio(run.table())
     twin = ratio(run.table("twin"))[0] if (run.folder / "twin.parquet").is_file() else np.nan
@@ -122,13 +126,15 @@ def needed(run: Stored) -> Measured:
     }
     others = [value for name, value in numbers.items() if name != "label first"]
     known = bool(np.isfinite(list(numbers.values())).all())
-    return Measured({**numbers, "depth": depth}, numbers["label first"] < min(others) - _ALMOST_NONE if known else None)
+    return Measured(
+        {**numbers, "depth": float(depth)}, numbers["label first"] < min(others) - _ALMOST_NONE if known else None
+    )
 
 
 def _needed(n: Mapping[str, float]) -> tuple[str, str]:
     return _percent(n["label first"] - 1, signed=True), (
-        f"Cut off in the first {n['depth']:.0f} layers, label words leave {_percent(n['label first'])} of answers as they "
-        f"were; cut off in the last {n['depth']:.0f}, {_percent(n['label last'])}; random tokens, first "
+        f"Cut off in the first {n['depth']:.0f} layers, label words leave {_percent(n['label first'])} of answers as "
+        f"they were; cut off in the last {n['depth']:.0f}, {_percent(n['label last'])}; random tokens, first "
         f"{_percent(n['random first'])}."
     )
 
@@ -138,18 +144,18 @@ def reading(run: Stored) -> Measured:
     auc = run.table("summary").groupby("layer")["auc"].mean().to_numpy()
     deep = auc[len(auc) // 2 :]
     if not np.isfinite(deep).all():
-        return Measured({"best": np.nan, "layer": np.nan, "mean": np.nan}, None, tuple(auc))
+        return Measured({"best": np.nan, "layer": np.nan, "mean": np.nan}, None, tuple(map(float, auc)))
     best = int(deep.argmax()) + len(auc) // 2
-    numbers = {"best": float(auc[best]), "layer": best + 1, "mean": float(deep.mean())}
-    return Measured(numbers, bool(auc[best] >= _REACHED), tuple(auc))
+    numbers = {"best": float(auc[best]), "layer": best + 1.0, "mean": float(deep.mean())}
+    return Measured(numbers, bool(auc[best] >= _REACHED), tuple(map(float, auc)))
 
 
 def _reading(n: Mapping[str, float]) -> tuple[str, str]:
     if not np.isfinite(n["best"]):
         return "–", "AUCROC is undefined in deep layers: the model always gives one answer."
     return f"{n['best']:.2f}", (
-        f"Attention to label words foretells the answer with AUCROC {n['mean']:.2f} on average in the deeper half of the "
-        f"layers, {n['best']:.2f} at best; chance is 0.5."
+        f"Attention to label words foretells the answer with AUCROC {n['mean']:.2f} on average in the deeper half of "
+        f"the layers, {n['best']:.2f} at best; chance is 0.5."
     )
 
 
@@ -172,13 +178,13 @@ def reweighting(run: Stored) -> Measured:
 def _reweighting(n: Mapping[str, float]) -> tuple[str, str]:
     many = f"; more demonstrations instead reach {_percent(n['kshot'])}" if np.isfinite(n["kshot"]) else ""
     return f"{100 * n['gain']:+.1f} points", (
-        f"With learned weights {_percent(n['beta'])} of answers are right, {_percent(n['vanilla'])} without{many}. Always "
-        f"saying the commonest class: {_percent(n['majority'])}."
+        f"With learned weights {_percent(n['beta'])} of answers are right, {_percent(n['vanilla'])} without{many}. "
+        f"Always saying the commonest class: {_percent(n['majority'])}."
     )
 
 
 def compressing(run: Stored) -> Measured:
-    """Label loyalty of kept anchors against as many random tokens, by prompt; what is kept, and how much faster it is."""
+    """Label loyalty of kept anchors against as many random tokens, by prompt; what is kept, how much faster it is."""
     frame: Table = run.table()
     rules = [rule for rule in ("continue", "restart") if rule in set(frame["positions"])]
     rule = rules[0] if rules else ""
@@ -214,8 +220,8 @@ def _faster(run: Stored) -> float:
 def _compressing(n: Mapping[str, float]) -> tuple[str, str]:
     fast = f" That is {n['faster']:.1f} times as fast." if np.isfinite(n["faster"]) else ""
     return f"{_percent(n['hidden_anchor'])} the same", (
-        f"Remembering {n['kept']:.0f} of {n['all']:.0f} tokens, {_percent(n['hidden_anchor'])} of answers stay as with the "
-        f"whole prompt; with as many random tokens {_percent(n['hidden_random'])}.{fast}"
+        f"Remembering {n['kept']:.0f} of {n['all']:.0f} tokens, {_percent(n['hidden_anchor'])} of answers stay as with "
+        f"the whole prompt; with as many random tokens {_percent(n['hidden_random'])}.{fast}"
     )
 
 
@@ -232,11 +238,11 @@ def diagnosing(run: Stored) -> Measured:
     rows = rows[(rows["layer"] == layer) & (rows["label_a"] < rows["label_b"])].dropna(subset=["confusion_observed"])
     pairs = len(rows[["label_a", "label_b"]].drop_duplicates())
     rank, seeds = float(mean.get(layer, np.nan)), table["seed"].nunique()
-    numbers = {"rank": rank, "layer": layer + 1, "pairs": pairs, "chance": np.nan}
+    numbers = {"rank": rank, "layer": layer + 1.0, "pairs": float(pairs), "chance": np.nan}
     if pairs < 3 or not np.isfinite(rank):
-        return Measured(numbers, None, tuple(mean))
-    numbers["chance"] = 1.645 / np.sqrt((pairs - 1) * seeds)
-    return Measured(numbers, bool(rank > numbers["chance"]), tuple(mean))
+        return Measured(numbers, None, tuple(map(float, mean)))
+    numbers["chance"] = float(1.645 / np.sqrt((pairs - 1) * seeds))
+    return Measured(numbers, bool(rank > numbers["chance"]), tuple(map(float, mean)))
 
 
 def _diagnosing(n: Mapping[str, float]) -> tuple[str, str]:
@@ -249,6 +255,12 @@ def _diagnosing(n: Mapping[str, float]) -> tuple[str, str]:
         f"The order in which {n['pairs']:.0f} pairs of classes are confused agrees with the distances of their label "
         f"words' keys: rank correlation {n['rank']:.2f} in layer {n['layer']:.0f}; by chance up to {n['chance']:.2f}."
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Over those that are defined."""
+    defined = [value for value in values if np.isfinite(value)]
+    return float(np.mean(defined)) if defined else np.nan
 
 
 def _number(run: Stored, name: str, default: int) -> int:
@@ -270,7 +282,7 @@ QUESTIONS = (
         gathering,
         _gathering,
         lambda n, _: drawings.bars(
-            [("this model", n["own"], "strong"), ("untrained", n["twin"], "other")], unit=" ×", reference=1
+            [("this model", n["own"], "strong"), ("untrained", n["twin"], "other")], unit=" ×", reference=1.0
         ),
     ),
     Question(
@@ -298,7 +310,7 @@ QUESTIONS = (
         "contribute next to nothing.",
         reading,
         _reading,
-        lambda _, curve: drawings.line(curve, low=0, high=1, reference=0.5, words="chance"),
+        lambda _, curve: drawings.line(curve, low=0.0, high=1.0, reference=0.5, words="chance"),
     ),
     Question(
         "3_1_reweighting",
@@ -321,8 +333,8 @@ QUESTIONS = (
         "3_2_compression",
         "3.2",
         "Can the prompt be cut down to its label words?",
-        "Table 2: of all ways to shorten the prompt, keeping hidden states of label words and template stays closest to "
-        "the whole one.",
+        "Table 2: of all ways to shorten the prompt, keeping hidden states of label words and template stays closest "
+        "to the whole one.",
         compressing,
         _compressing,
         lambda n, _: drawings.bars(
@@ -341,6 +353,6 @@ QUESTIONS = (
         "Figure 6: classes whose label words have similar keys are those that the model confuses.",
         diagnosing,
         _diagnosing,
-        lambda n, curve: drawings.line(curve, low=-1, high=1, reference=0, words="no relation"),
+        lambda n, curve: drawings.line(curve, low=-1.0, high=1.0, reference=0.0, words="no relation"),
     ),
 )

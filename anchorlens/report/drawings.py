@@ -30,7 +30,7 @@ def bars(rows: Sequence[tuple[str, float, str]], *, unit: str = "", reference: f
     if reference is not None:
         x = left + room * reference / top
         drawn.append(f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{high}"/>')
-    return _svg(drawn, high)
+    return _svg(drawn, float(high))
 
 
 def line(values: Sequence[float], *, low: float, high: float, reference: float, words: str) -> Markup:
@@ -58,7 +58,7 @@ def line(values: Sequence[float], *, low: float, high: float, reference: float, 
     drawn += [
         f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{3 if len(points) < 30 else 1.5}"/>' for x, y in points
     ]
-    return _svg(drawn, top + tall + 22)
+    return _svg(drawn, float(top + tall + 22))
 
 
 def _number(value: float, unit: str) -> str:
@@ -68,4 +68,4 @@ def _number(value: float, unit: str) -> str:
 def _svg(drawn: Sequence[str], high: float) -> Markup:
     """What is drawn is said in words beside it, so that it is left out for those who listen."""
     body = "".join(drawn)
-    return Markup(f'<svg class="small-figure" viewBox="0 0 {_WIDTH} {high:g}" aria-hidden="true">{body}</svg>')  # noqa: S704
+    return Markup(f'<svg class="small-figure" viewBox="0 0 {_WIDTH} {high:g}" aria-hidden="true">{body}</svg>')

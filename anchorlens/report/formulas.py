@@ -4,13 +4,24 @@ import html
 import re
 from collections.abc import Callable
 
-_TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\d+(?:\.\d+)?|[^\s\\]")
+_TOKEN = re.compile(r"\\(?:text|mathrm|operatorname)\{[^{}]*\}|\\[A-Za-z]+|\\.|\d+(?:\.\d+)?|[^\s\\]")
 _FORMULA = re.compile(
     r"(`+)(?:.+?)\1|\$\$(?P<wide>[^$]+)\$\$|\$(?P<thin>[^\s$](?:[^$\n]*[^\s$\\])?)\$(?!\d)", re.DOTALL
 )
 _OPERATORS = {
     **{"sum": "∑", "cap": "∩", "cup": "∪", "top": "⊤", "dots": "…", "cdot": "·", "times": "×", "le": "≤", "ge": "≥"},
-    **{"ldots": "…", "in": "∈", "to": "→", "rightarrow": "→", "approx": "≈", "prod": "∏", "neq": "≠", "pm": "±"},
+    **{
+        "ldots": "…",
+        "in": "∈",
+        "to": "→",
+        "rightarrow": "→",
+        "approx": "≈",
+        "prod": "∏",
+        "neq": "≠",
+        "pm": "±",
+        "lVert": "‖",
+        "rVert": "‖",
+    },
 }
 _LETTERS = {
     **{"alpha": "α", "beta": "β", "gamma": "γ", "sigma": "σ", "lambda": "λ", "mu": "μ", "rho": "ρ", "tau": "τ"},
@@ -110,25 +121,18 @@ class _Reader:
             return f"<mi>{_LETTERS[name]}</mi>"
         if name in ("left", "right"):
             return f"<mo>{html.escape(self._next())}</mo>"
-        if name in (",", ";", ":", " ", "quad", "!"):
-            return '<mspace width="0.2em"/>'
+        if name.endswith("}") and len(name) > 1:
+            return f"<mtext>{html.escape(name.partition('{')[2][:-1])}</mtext>"
+        if name in (",", ";", ":", " ", "quad", "qquad", "!"):
+            return '<mspace width="1em"/>' if "quad" in name else '<mspace width="0.2em"/>'
         if name in ("{", "}", "|"):
             return f"<mo>{name}</mo>"
         more: dict[str, Callable[[], str]] = {
             "sqrt": lambda: f"<msqrt>{self._atom()}</msqrt>",
             "frac": lambda: f"<mfrac>{self._atom()}{self._atom()}</mfrac>",
-            **dict.fromkeys(("mathrm", "text", "operatorname"), self._upright),
         }
         if name in more:
             return more[name]()
         if name in _ACCENTS:
             return f'<mover accent="true">{self._atom()}<mo>{_ACCENTS[name]}</mo></mover>'
         raise FormulaError(f"\\{name} is not known")
-
-    def _upright(self) -> str:
-        if self._next() != "{":
-            raise FormulaError("a brace is missing")
-        letters = []
-        while (token := self._next()) != "}":
-            letters.append(token)
-        return f'<mi mathvariant="normal">{html.escape("".join(letters))}</mi>'

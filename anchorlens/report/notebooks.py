@@ -20,7 +20,7 @@ from anchorlens.report.markup import harmless
 
 PLOTLY = "application/vnd.plotly.v1+json"
 MOST = 2_000_000  # bytes of figures in one run's page, and of any one text
-_TRACES = frozenset("scatter scattergl bar heatmap histogram box violin table contour pie".split())
+_TRACES = frozenset(["scatter", "scattergl", "bar", "heatmap", "histogram", "box", "violin", "table", "contour", "pie"])
 _NAME = re.compile(r"""run\.folder,\s*["'](\w{1,60})["']""")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _BAR = re.compile(r"\d+%\|.*\|")  # a bar of progress
@@ -102,13 +102,13 @@ def read(path: Path) -> list[Cell]:
 def markdown(source: str) -> Markup:
     """Markdown as HTML; HTML in it is shown as text, and formulas become MathML."""
     text, formulas = apart(source)
-    return Markup(together(harmless(str(_MARKDOWN(text))), formulas))  # noqa: S704
+    return Markup(together(harmless(str(_MARKDOWN(text))), formulas))
 
 
 def code(source: str) -> Markup:
     """Python with its words marked."""
     shown = highlight(source[:MOST], PythonLexer(stripnl=False), HtmlFormatter(nowrap=True, classprefix="p-"))
-    return Markup(shown)  # noqa: S704
+    return Markup(shown)
 
 
 def script(told: Any) -> str:

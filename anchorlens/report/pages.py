@@ -116,7 +116,7 @@ def site(found: Sequence[Stored], compared: pd.DataFrame | None, out: Path) -> I
 
 @dataclass(frozen=True)
 class Section:
-    """A notebook whose runs are together on a page; ``question`` is None for one that is not of the paper's sections."""
+    """A notebook whose runs are together on a page; ``question`` is None where it is none of the paper's sections."""
 
     notebook: str
     title: str

@@ -84,7 +84,8 @@ def _replacing(out: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
         raise ReportError(
-            f"report {out}: cannot be written ({error.strerror}: {error.filename}). Give a folder that you may write to."
+            f"report {out}: cannot be written ({error.strerror}: {error.filename}). Give a folder that you "
+            "may write to."
         ) from error
     try:
         folder.chmod(0o755)
