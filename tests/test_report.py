@@ -166,7 +166,7 @@ def only(out: Path, folder: str) -> Path:
 def test_the_index_answers_first_and_lists_the_runs_then(root, out):
     add(root)
     text = site(root, out) and (out / "index.html").read_text()
-    assert text.index("Do label words gather") < text.index("3.0 ×") < text.index('id="runs"')
+    assert text.index("Do label words gather") < text.index("3.0 × as much") < text.index('id="runs"')
     assert "No whole run of <code>3_1_reweighting</code>" in text
     assert "trained so that its label words become anchors" in text
 
@@ -387,6 +387,14 @@ def test_tables_are_given_as_csv_with_every_number(root, out):
     site(root, out)
     back = pd.read_csv(out / "data" / "2_1_information_flow-0123456789abcdef-results.csv")
     pd.testing.assert_frame_equal(back, GATHERS, check_dtype=False)
+
+
+def test_the_live_figure_of_a_prompt_comes_along(root, out):
+    run = add(root)
+    (run.final / "flow.html").write_text("<!doctype html><title>flow</title>")
+    found = site(root, out)
+    assert (out / "flows" / "2_1_information_flow-0123456789abcdef.html").read_text().endswith("flow</title>")
+    assert "../flows/2_1_information_flow-0123456789abcdef.html" in found["sections/2_1_information_flow.html"].links
 
 
 def test_a_table_too_large_for_csv_is_linked_in_the_store(root, out, monkeypatch):

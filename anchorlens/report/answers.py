@@ -109,7 +109,7 @@ def _gathering(n: Mapping[str, float]) -> tuple[str, str]:
     beside = f" In the same model untrained it is {n['twin']:.2f} times." if np.isfinite(n["twin"]) else ""
     where = "layer 1" if n["layers"] == 1 else f"layers 1 to {n['layers']:.0f}"
     return (
-        f"{n['own']:.1f} ×",
+        f"{n['own']:.1f} × as much",
         f"In {where} the flow into a label word is {n['own']:.2f} times that between others.{beside}",
     )
 
@@ -132,7 +132,7 @@ def needed(run: Stored) -> Measured:
 
 
 def _needed(n: Mapping[str, float]) -> tuple[str, str]:
-    return _percent(n["label first"] - 1, signed=True), (
+    return f"{_percent(n['label first'])} of answers kept", (
         f"Cut off in the first {n['depth']:.0f} layers, label words leave {_percent(n['label first'])} of answers as "
         f"they were; cut off in the last {n['depth']:.0f}, {_percent(n['label last'])}; random tokens, first "
         f"{_percent(n['random first'])}."
@@ -153,7 +153,7 @@ def reading(run: Stored) -> Measured:
 def _reading(n: Mapping[str, float]) -> tuple[str, str]:
     if not np.isfinite(n["best"]):
         return "–", "AUCROC is undefined in deep layers: the model always gives one answer."
-    return f"{n['best']:.2f}", (
+    return f"AUCROC {n['best']:.2f}", (
         f"Attention to label words foretells the answer with AUCROC {n['mean']:.2f} on average in the deeper half of "
         f"the layers, {n['best']:.2f} at best; chance is 0.5."
     )
@@ -219,7 +219,7 @@ def _faster(run: Stored) -> float:
 
 def _compressing(n: Mapping[str, float]) -> tuple[str, str]:
     fast = f" That is {n['faster']:.1f} times as fast." if np.isfinite(n["faster"]) else ""
-    return f"{_percent(n['hidden_anchor'])} the same", (
+    return f"{_percent(n['hidden_anchor'])} of answers kept", (
         f"Remembering {n['kept']:.0f} of {n['all']:.0f} tokens, {_percent(n['hidden_anchor'])} of answers stay as with "
         f"the whole prompt; with as many random tokens {_percent(n['hidden_random'])}.{fast}"
     )
@@ -268,8 +268,8 @@ def _number(run: Stored, name: str, default: int) -> int:
     return value if isinstance(value, int) else default
 
 
-def _percent(share: float, *, signed: bool = False) -> str:
-    return f"{100 * share:{'+' if signed else ''}.0f} %" if np.isfinite(share) else "an unknown share"
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if np.isfinite(share) else "an unknown share"
 
 
 QUESTIONS = (
@@ -282,7 +282,10 @@ QUESTIONS = (
         gathering,
         _gathering,
         lambda n, _: drawings.bars(
-            [("this model", n["own"], "strong"), ("untrained", n["twin"], "other")], unit=" ×", reference=1.0
+            [("this model", n["own"], "strong"), ("untrained", n["twin"], "other")],
+            unit=" ×",
+            reference=1.0,
+            words="as much as between others",
         ),
     ),
     Question(
@@ -327,6 +330,7 @@ QUESTIONS = (
             ],
             unit="%",
             reference=n["majority"] if np.isfinite(n["majority"]) else None,
+            words="commonest class",
         ),
     ),
     Question(

@@ -8,8 +8,10 @@ from markupsafe import Markup, escape
 _WIDTH, _ROW = 300, 24
 
 
-def bars(rows: Sequence[tuple[str, float, str]], *, unit: str = "", reference: float | None = None) -> Markup:
-    """Lying bars from 0: words, value, and class (strong, other); a dashed line at ``reference``.
+def bars(
+    rows: Sequence[tuple[str, float, str]], *, unit: str = "", reference: float | None = None, words: str = ""
+) -> Markup:
+    """Lying bars from 0: words, value, and class (strong, other); a dashed line at ``reference``, called ``words``.
 
     What is undefined has no bar, and says so.
     """
@@ -17,12 +19,12 @@ def bars(rows: Sequence[tuple[str, float, str]], *, unit: str = "", reference: f
     top = max([*finite, reference or 0, 1e-12])
     left, room = 118, _WIDTH - 118 - 52
     drawn = []
-    for i, (words, value, kind) in enumerate(rows):
+    for i, (name, value, kind) in enumerate(rows):
         y = 4 + i * _ROW
         long = max(0.0, room * value / top) if np.isfinite(value) else 0.0
         said = _number(value, unit) if np.isfinite(value) else "undefined"
         drawn.append(
-            f'<text x="{left - 6}" y="{y + 13}" text-anchor="end">{escape(words)}</text>'
+            f'<text x="{left - 6}" y="{y + 13}" text-anchor="end">{escape(name)}</text>'
             f'<rect class="bar {escape(kind)}" x="{left}" y="{y}" width="{long:.1f}" height="17" rx="2"/>'
             f'<text class="value" x="{left + long + 5:.1f}" y="{y + 13}">{escape(said)}</text>'
         )
@@ -30,6 +32,8 @@ def bars(rows: Sequence[tuple[str, float, str]], *, unit: str = "", reference: f
     if reference is not None:
         x = left + room * reference / top
         drawn.append(f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{high}"/>')
+        drawn.append(f'<text class="small" x="{x - 2:.1f}" y="{high + 11}">{escape(words)}</text>')
+        high += 14
     return _svg(drawn, float(high))
 
 

@@ -22,6 +22,7 @@ COMPARED = (
 )
 MARKS = {"pass": "✓", "differs": "✗", "not run": "–", "not comparable": "○", "yes": "✓", "no": "✗", "": "?"}
 _TITLES = {"0_tour": "A tour on one prompt"}
+_FLOW = "flow.html"  # in a run's folder: a page that stands alone
 _MOST_ROWS = 50_000  # of a table, to be given as CSV
 
 
@@ -50,6 +51,7 @@ class Page:
     said: str = ""  # why there is no notebook on it
     stored: str = ""  # its folder in the store, from a page one folder down
     notebook: str = ""  # likewise its notebook, where there is one
+    flow: str = ""  # the live figure of one prompt, where the run has one
 
     @property
     def title(self) -> str:
@@ -166,6 +168,9 @@ def _files(page: Page, out: Path) -> Iterator[tuple[str, bytes]]:
     for figure in page.figures:
         name = f"{run.slug}-{figure.number}"
         yield f"figures/{name}.js", f'anchorlens.figure("{name}",{figure.json});\n'.encode()
+    if (run.folder / _FLOW).is_file():
+        page.flow = f"flows/{run.slug}.html"
+        yield page.flow, (run.folder / _FLOW).read_bytes()
     image = 0
     for cell in page.cells:
         for output in cell.outputs:

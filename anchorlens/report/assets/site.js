@@ -29,6 +29,12 @@
   };
   const SAID = new Set(["text", "ticktext", "name", "hovertemplate", "customdata", "labels", "x", "y", "z"]);
 
+  const wrapped = (text, wide) => {
+    const lines = [""];
+    for (const word of text.split(" ")) if (lines.at(-1) && (lines.at(-1) + word).length > wide) lines.push(word); else lines[lines.length - 1] += (lines.at(-1) && " ") + word;
+    return lines;
+  };
+
   // Panels side by side, one below the other: a phone is too narrow for two.
   const stack = (figure, width) => {
     const layout = figure.layout, names = Object.keys(layout).filter((k) => /^xaxis\d*$/.test(k));
@@ -39,7 +45,8 @@
     const n = panels.length;
     if (n < 2 || panels.some((p) => !p.y || p.y.overlaying || Object.values(layout).some((v) => v && v.overlaying))) return false;
     panels.sort((a, b) => b.low[1] - a.low[1] || a.left[0] - b.left[0]);
-    const slot = 1 / n, gap = slot * 0.3, titles = (layout.annotations || []).filter((a) => a.xref === "paper" && a.yref === "paper" && !a.showarrow);
+    const slot = 1 / n, gap = slot * 0.3;
+    const titles = (layout.annotations || []).filter((a) => a.xref === "paper" && a.yref === "paper" && !a.showarrow);
     const at = panels.map((p, i) => titles.find((a) => a.x >= p.left[0] - 0.01 && a.x <= p.left[1] + 0.01 && Math.abs(a.y - p.low[1]) < 0.05));
     panels.forEach((p, i) => {
       const top = 1 - i * slot, range = [top - slot + (i === n - 1 ? 0 : gap), top];
@@ -62,7 +69,7 @@
     figure.layout ||= {};
     if (dark()) {
       figure = night(figure);
-      figure.layout.paper_bgcolor = figure.layout.plot_bgcolor && figure.layout.plot_bgcolor !== "#1c1f25" ? "#1c1f25" : "#1c1f25";
+      figure.layout.paper_bgcolor = "#1c1f25";
       figure.layout.plot_bgcolor ||= "#1c1f25";
       figure.layout.font = { ...(figure.layout.font || {}), color: "#e8e9ec" };
       figure.layout.hoverlabel = { bgcolor: "#2b3038", font: { color: "#e8e9ec" }, ...(figure.layout.hoverlabel || {}) };
@@ -70,11 +77,16 @@
     const natural = figure.layout.width || 800;
     const narrow = width < natural * 0.75;
     const stacked = narrow && stack(figure, width);
-    figure.layout.width = stacked || !narrow ? Math.min(natural, width) : Math.max(width, Math.min(natural, 560));
+    if (narrow) {
+      for (const each of figure.layout.annotations || []) if (each.xref === "paper") each.font = { ...(each.font || {}), size: 13 };
+      for (const trace of figure.data) if (trace.name) trace.name = wrapped(trace.name, 40).join("<br>");
+    }
+    const long = Object.entries(figure.layout).some(([k, v]) => /^yaxis/.test(k) && (v.ticktext || []).some((t) => t.length > 16));
+    if (stacked && long) figure.layout.width = Math.max(width, 560);
+    else figure.layout.width = stacked || !narrow ? Math.min(natural, width) : Math.max(width, Math.min(natural, 560));
     if (figure.layout.title && width < natural && figure.layout.title.text) {
-      const wide = Math.max(30, Math.floor(figure.layout.width / 7.2)), words = String(figure.layout.title.text).replaceAll("<br>", " ").split(" ");
-      const lines = [""], before = String(figure.layout.title.text).split("<br>").length;
-      for (const word of words) if ((lines.at(-1) + word).length > wide) lines.push(word); else lines[lines.length - 1] += (lines.at(-1) && " ") + word;
+      const before = String(figure.layout.title.text).split("<br>").length;
+      const lines = wrapped(String(figure.layout.title.text).replaceAll("<br>", " "), Math.max(30, Math.floor(figure.layout.width / 7.2)));
       const more = 18 * Math.max(0, lines.length - before);
       figure.layout.title = { ...figure.layout.title, text: lines.join("<br>") };
       figure.layout.margin = { ...figure.layout.margin, t: ((figure.layout.margin || {}).t || 60) + more };
