@@ -141,7 +141,8 @@ def _needed(n: Mapping[str, float]) -> tuple[str, str]:
 
 def reading(run: Stored) -> Measured:
     """AUCROC of the target's attention to label words against the answer, in the deeper half of the layers."""
-    auc = run.table("summary").groupby("layer")["auc"].mean().to_numpy()
+    summary: Table = run.table("summary")
+    auc = summary.groupby("layer")["auc"].mean().to_numpy()
     deep = auc[len(auc) // 2 :]
     if not np.isfinite(deep).all():
         return Measured({"best": np.nan, "layer": np.nan, "mean": np.nan}, None, tuple(map(float, auc)))
@@ -161,7 +162,7 @@ def _reading(n: Mapping[str, float]) -> tuple[str, str]:
 
 def reweighting(run: Stored) -> Measured:
     """Accuracy with and without learned factors; a gain counts beyond twice its standard error, in most seeds."""
-    scores = run.table("scores")
+    scores: Table = run.table("scores")
     accuracy: Table = scores.pivot_table(index="seed", columns="arm", values="accuracy")
     names = ("vanilla", "beta", "kshot")
     numbers = {name: float(accuracy[name].mean()) if name in accuracy else np.nan for name in names}

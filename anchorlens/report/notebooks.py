@@ -170,8 +170,10 @@ def _figure(told: Any) -> Figure | None:
         return None
     if any(not isinstance(trace, Mapping) or trace.get("type", "scatter") not in _TRACES for trace in told["data"]):
         return None
-    layout = told.get("layout") if isinstance(told.get("layout"), Mapping) else {}
-    layout = {name: value for name, value in layout.items() if name not in ("images", "updatemenus", "sliders")}
+    said: Any = told.get("layout")
+    layout = dict(said) if isinstance(said, Mapping) else {}
+    for name in ("images", "updatemenus", "sliders"):
+        layout.pop(name, None)
     template = layout.get("template")
     if isinstance(template, Mapping):
         layout["template"] = {"layout": _without_images(template.get("layout")), "data": template.get("data") or {}}

@@ -24,10 +24,10 @@
   const night = (value) => {
     if (typeof value === "string") return NIGHT[value.toLowerCase().replace(/, /g, ",")] || value;
     if (Array.isArray(value)) return value.map(night);
-    if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, SAID.has(k) ? v : night(v)]));
+    if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, SAID.has(k) ? v : k === "ticktext" && Array.isArray(v) ? v.map((t) => String(t).replaceAll("#0072B2", NIGHT["#0072b2"])) : night(v)]));
     return value;
   };
-  const SAID = new Set(["text", "ticktext", "name", "hovertemplate", "customdata", "labels", "x", "y", "z"]);
+  const SAID = new Set(["text", "name", "hovertemplate", "customdata", "labels", "x", "y", "z"]);
 
   const wrapped = (text, wide) => {
     const lines = [""];
@@ -81,9 +81,12 @@
       for (const each of figure.layout.annotations || []) if (each.xref === "paper") each.font = { ...(each.font || {}), size: 13 };
       for (const trace of figure.data) if (trace.name) trace.name = wrapped(trace.name, 40).join("<br>");
     }
-    const long = Object.entries(figure.layout).some(([k, v]) => /^yaxis/.test(k) && (v.ticktext || []).some((t) => t.length > 16));
-    if (stacked && long) figure.layout.width = Math.max(width, 560);
-    else figure.layout.width = stacked || !narrow ? Math.min(natural, width) : Math.max(width, Math.min(natural, 560));
+    if (stacked) for (const [name, axis] of Object.entries(figure.layout)) {
+      if (!/^yaxis/.test(name) || !Array.isArray(axis.ticktext)) continue;
+      axis.ticktext = axis.ticktext.map((said) => said.includes("<span") ? said : wrapped(said.replaceAll("<br>", " "), 19).join("<br>"));
+      axis.tickfont = { ...(axis.tickfont || {}), size: 10.5 };
+    }
+    figure.layout.width = stacked || !narrow ? Math.min(natural, width) : Math.max(width, Math.min(natural, 560));
     if (figure.layout.title && width < natural && figure.layout.title.text) {
       const before = String(figure.layout.title.text).split("<br>").length;
       const lines = wrapped(String(figure.layout.title.text).replaceAll("<br>", " "), Math.max(30, Math.floor(figure.layout.width / 7.2)));
