@@ -179,37 +179,36 @@ def test_a_section_without_runs_says_so_and_does_not_fail(root, out):
     assert "not run" in (out / "sections" / "3_3_diagnosis.html").read_text()
 
 
-@pytest.mark.parametrize("place", ["text", "html", "markdown", "markdown-html", "error", "stream", "code", "table"])
-@pytest.mark.parametrize("said", HOSTILE)
-def test_a_hostile_text_stays_text_in_the_page_of_a_run(root, out, place, said):
-    outputs = {
-        "text": [new_output("display_data", {"text/plain": said})],
-        "html": [new_output("display_data", {"text/html": f"<table><tr><td>{said}</td></tr></table>"})],
-        "markdown": [new_output("display_data", {"text/markdown": said})],
-        "error": [new_output("error", ename="E", evalue=said, traceback=[said])],
-        "stream": [new_output("stream", text=said)],
-    }.get(place, [])
-    source = said if place == "code" else "1"
-    cells = [new_code_cell(source, outputs=outputs)]
-    if place == "markdown-html":
-        cells = [new_markdown_cell(f"<div>{said}</div>\n\n[a](<{said}>) ![b](<{said}>) $x${said}$y$")]
-    given = {"data": said} if place == "table" else {}
-    add(root, cells=cells, **given)
+OUTPUTS = {
+    "text": lambda said: new_output("display_data", {"text/plain": said}),
+    "html": lambda said: new_output("display_data", {"text/html": f"<table><tr><td>{said}</td></tr></table>"}),
+    "markdown": lambda said: new_output("display_data", {"text/markdown": said}),
+    "error": lambda said: new_output("error", ename="E", evalue=said, traceback=[said]),
+    "stream": lambda said: new_output("stream", text=said),
+}
+
+
+@pytest.mark.parametrize("place", [*OUTPUTS, "prose", "code"])
+def test_a_hostile_text_stays_text_in_the_page_of_a_run(root, out, place):
+    cells = {
+        "prose": lambda said: new_markdown_cell(f"<div>{said}</div>\n\n[a](<{said}>) ![b](<{said}>) $x${said}$y$"),
+        "code": new_code_cell,
+    }.get(place, lambda said: new_code_cell("1", outputs=[OUTPUTS[place](said)]))
+    add(root, cells=[cells(said) for said in HOSTILE])
     held(site(root, out))
 
 
-@pytest.mark.parametrize("said", HOSTILE)
-def test_a_hostile_text_stays_text_wherever_a_store_may_hold_one(root, out, said):
-    name = said.replace("/", "∕").replace("\0", "")[:60]
-    add(root, notebook=name, model=said, task=said, label_words=said)
-    failed = store.Run(root / "2_2_isolation" / ("f" * 16))
-    failed.leave("failed.json", json.dumps({"error": said}))
-    frame = compared(claim=said, model=said, why=said, published=said)
-    found = site(root, out, compared=frame)
+def test_a_hostile_text_stays_text_wherever_a_store_may_hold_one(root, out):
+    for i, said in enumerate(HOSTILE):
+        name = said.replace("/", "∕")[:60]
+        add(root, notebook=name, model=said, task=said, label_words=said)
+        store.Run(root / "2_2_isolation" / f"{i:016x}").leave("failed.json", json.dumps({"error": said}))
+    frame = pd.concat([compared(claim=said, model=said, why=said, published=said) for said in HOSTILE])
+    found = site(root, out, compare=lambda _: frame)
     held(found)
     assert all(re.fullmatch(r"[\w./-]+", str(path.relative_to(out))) for path in out.rglob("*"))
     words = "".join(found["index.html"].words)
-    assert said[:150].strip() in words
+    assert not [said for said in HOSTILE if said[:150] not in words]
 
 
 def held(found: dict[str, Page]) -> None:
@@ -353,7 +352,7 @@ def compared(**more) -> pd.DataFrame:
 
 def test_verdicts_are_words_and_marks_and_the_interval_is_there_only_whole(root, out):
     add(root)
-    site(root, out, compared=pd.concat([compared(), compared(high=0.75, verdict="differs")]))
+    site(root, out, compare=lambda _: pd.concat([compared(), compared(high=0.75, verdict="differs")]))
     text = (out / "sections" / "2_1_information_flow.html").read_text()
     assert re.search(r"○</span> not comparable", text)
     assert re.search(r"✗</span> differs", text)
@@ -366,7 +365,7 @@ def test_verdicts_are_words_and_marks_and_the_interval_is_there_only_whole(root,
 def test_a_comparison_without_its_columns_is_refused(root, out):
     add(root)
     with pytest.raises(report.ReportError, match="lacks the columns \\['verdict'\\]"):
-        report.build(root, out, compared().drop(columns="verdict"))
+        report.build(root, out, lambda _: compared().drop(columns="verdict"))
     assert not out.exists()
 
 

@@ -38,7 +38,7 @@ def bars(
 
 
 def line(values: Sequence[float], *, low: float, high: float, reference: float, words: str) -> Markup:
-    """Values over layers, from the first on; ``reference`` is dashed, and called ``words``. Nothing if none is defined."""
+    """Values over layers; ``reference`` is dashed, and called ``words``; nothing if none is defined."""
     if not np.isfinite(np.asarray(values, dtype=float)).any():
         return Markup()
     left, top, wide, tall = 34, 8, _WIDTH - 34 - 12, 74

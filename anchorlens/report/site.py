@@ -3,11 +3,12 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TypeAlias
 
 import pandas as pd
 from plotly.offline import get_plotlyjs
@@ -15,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from anchorlens.report import pages, runs
 from anchorlens.report.pages import ReportError
 
+Compare: TypeAlias = Callable[[Sequence[Path]], pd.DataFrame]
 MARK = "report.json"  # by which a folder is known to be a report, which may be made anew
 _MADE = {"made_by": "anchorlens report", "format": 1}
 
@@ -30,7 +32,7 @@ class Site:
     states: dict[str, int]
 
 
-def build(store: Path, out: Path, compared: pd.DataFrame | None = None) -> Site:
+def build(store: Path, out: Path, compare: Compare | None = None) -> Site:
     """Write the site of a store to the folder ``out``, in place of an earlier one.
 
     The same store makes the same bytes.
@@ -38,7 +40,7 @@ def build(store: Path, out: Path, compared: pd.DataFrame | None = None) -> Site:
     Args:
         store: a folder of runs; those that failed, were cut off or damaged are listed, and say so.
         out: a folder that is not there, is empty, or holds a report.
-        compared: published numbers beside those of these runs, with the columns ``pages.COMPARED``.
+        compare: gives published numbers beside those of whole runs, with the columns ``pages.COMPARED``.
 
     Raises:
         ReportError: if the store is no folder or has no runs, or ``out`` holds something else.
@@ -48,6 +50,8 @@ def build(store: Path, out: Path, compared: pd.DataFrame | None = None) -> Site:
     found = runs.found(store)
     if not found:
         raise ReportError(f"store {store}: has no runs. Make some first, with `anchorlens demo` or `anchorlens run`.")
+    whole = [run.folder for run in found if run.state == runs.WHOLE]
+    compared = compare(whole) if compare is not None else None
     with _replacing(out) as folder:
         _write(folder, pages.site(found, compared, out.resolve()))
         files = [path for path in folder.rglob("*") if path.is_file()]
