@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from anchorlens import report, store
 from anchorlens.cli import app
-from anchorlens.report import answers, drawings, formulas, markup, notebooks, pages, runs
+from anchorlens.report import drawings, formulas, markup, measures, notebooks, pages, runs
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -501,7 +501,7 @@ def stored(frames: dict[str, pd.DataFrame], tmp_path: Path, **given) -> runs.Sto
 @pytest.mark.parametrize(("twin", "holds"), [(FLAT, True), (GATHERS, False), (None, True)])
 def test_gathering_holds_beyond_other_pairs_and_beyond_the_untrained_model(tmp_path, twin, holds):
     frames = {"results": GATHERS} | ({} if twin is None else {"twin": twin})
-    found = answers.gathering(stored(frames, tmp_path))
+    found = measures.gathering(stored(frames, tmp_path))
     assert found.numbers["own"] == 3.0  # 6 / 2 in the first of three layers
     assert found.holds is holds
 
@@ -518,15 +518,15 @@ def test_isolation_holds_where_only_the_first_layers_matter(tmp_path):
         for loyal in [True] * many + [False] * (4 - many)
     ]
     frame = pd.DataFrame(rows, columns=["seed", "arm", "end", "depth", "label_loyal"])
-    found = answers.needed(stored({"results": frame}, tmp_path))
+    found = measures.needed(stored({"results": frame}, tmp_path))
     assert (found.numbers["label first"], found.holds) == (0.25, True)
     frame.loc[frame["arm"] == "random", "label_loyal"] = False
-    assert answers.needed(stored({"results": frame}, tmp_path)).holds is False
+    assert measures.needed(stored({"results": frame}, tmp_path)).holds is False
 
 
 def test_reading_looks_at_the_deeper_half(tmp_path):
     frame = pd.DataFrame({"seed": 42, "layer": range(4), "auc": [1.0, 1.0, 0.5, 0.75]})
-    found = answers.reading(stored({"summary": frame}, tmp_path))
+    found = measures.reading(stored({"summary": frame}, tmp_path))
     assert (found.numbers, found.holds) == ({"best": 0.75, "layer": 4, "mean": 0.625}, False)
 
 
@@ -535,15 +535,15 @@ def test_a_gain_counts_beyond_chance_and_in_most_seeds(tmp_path):
         rows = [(s, arm, 100, v, 0.25) for s, b in enumerate(beta) for arm, v in (("beta", b), ("vanilla", 0.5))]
         return pd.DataFrame(rows, columns=["seed", "arm", "n", "accuracy", "majority"])
 
-    assert answers.reweighting(stored({"scores": scores(0.75, 0.75)}, tmp_path)).holds is True
-    assert answers.reweighting(stored({"scores": scores(0.53, 0.53)}, tmp_path)).holds is False
-    assert answers.reweighting(stored({"scores": scores(1.0, 0.5, 0.5)}, tmp_path)).holds is False
+    assert measures.reweighting(stored({"scores": scores(0.75, 0.75)}, tmp_path)).holds is True
+    assert measures.reweighting(stored({"scores": scores(0.53, 0.53)}, tmp_path)).holds is False
+    assert measures.reweighting(stored({"scores": scores(1.0, 0.5, 0.5)}, tmp_path)).holds is False
 
 
 def test_a_confusion_of_two_classes_cannot_be_told(tmp_path):
     table = pd.DataFrame({"seed": 42, "layer": [0, 1], "n_components": 10, "spearman": np.nan})
     rows = pd.DataFrame({"layer": [0, 1], "label_a": 0, "label_b": 1, "confusion_observed": 0.9})
-    assert answers.diagnosing(stored({"agreement": table, "results": rows}, tmp_path)).holds is None
+    assert measures.diagnosing(stored({"agreement": table, "results": rows}, tmp_path)).holds is None
 
 
 def test_undefined_numbers_are_drawn_as_such():
