@@ -96,7 +96,7 @@ QUESTIONS = (
             [("this model", n["own"], "strong"), ("untrained", n["twin"], "other")],
             unit=" ×",
             reference=1.0,
-            words="as much as between others",
+            words="as between others",
         ),
     ),
     Question(
