@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import tempfile
+from contextlib import nullcontext
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from typer.testing import CliRunner
 
-from anchorlens import report, store
+from anchorlens import batch, report, store, warm
 from anchorlens.cli import app
 from anchorlens.report import drawings, formulas, markup, measures, notebooks, pages, runs
 
@@ -564,3 +565,11 @@ def test_the_command_says_where_the_report_is(root, out):
     assert json.loads(said.stdout)["index"] == str(out.resolve() / "index.html")
     assert str(out.resolve() / "index.html") in CliRunner().invoke(app, ["report", str(root), str(out)]).stdout
     assert CliRunner().invoke(app, ["report", str(root / "none"), str(out)]).exit_code == 2
+
+
+def test_the_demo_ends_with_the_path_of_a_report(root, monkeypatch):
+    monkeypatch.setattr(warm, "kernel", nullcontext)
+    monkeypatch.setattr(batch, "run", lambda name, *_, **__: batch.Result(name, add(root, notebook=name).final, False))
+    said = CliRunner().invoke(app, ["demo", "--store", str(root)])
+    assert said.stdout.splitlines()[-1].strip() == str(root.resolve() / "report" / "index.html")
+    assert (root / "report" / "index.html").is_file()
