@@ -25,7 +25,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What all runs of one model say: means over runs; ``holds`` is how many of the ``told`` ones that can tell."""
+    """What all runs of one model say; numbers are means over those that can tell."""
 
     model: str
     verdict: str  # yes, no, in part, cannot be told
@@ -34,10 +34,6 @@ class Answer:
     drawn: Markup
     runs: tuple[Stored, ...]
     tasks: str
-
-    @property
-    def mark(self) -> str:
-        return {"yes": "✓", "no": "✗", "in part": "~"}.get(self.verdict, "?")
 
 
 def answers(question: Question, runs: Sequence[Stored]) -> list[Answer]:

@@ -20,7 +20,11 @@ COMPARED = (
     *("section", "notebook", "item", "model", "task", "claim", "published", "ours"),
     *("value", "low", "high", "n", "holds", "verdict", "why"),
 )
-MARKS = {"pass": "✓", "differs": "✗", "not run": "–", "not comparable": "○", "yes": "✓", "no": "✗", "": "?"}
+MARKS = {
+    **{"pass": "✓", "differs": "✗", "not run": "–", "not comparable": "○"},
+    **{"yes": "✓", "no": "✗", "in part": "~", "cannot be told": "?"},
+    **{"whole": "●", "failed": "✗", "unfinished": "◐", "damaged": "!"},
+}  # beside the words, for a look
 _TITLES = {"0_tour": "A tour on one prompt"}
 _FLOW = "flow.html"  # in a run's folder: a page that stands alone
 _MOST_ROWS = 50_000  # of a table, to be given as CSV
