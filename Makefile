@@ -7,7 +7,7 @@ CONTRACT := tests/test_families.py tests/test_family_analyses.py tests/test_*rel
 
 .PHONY: demo test test4 test-faults fix bench scaling pictures toy clean
 
-demo: .venv/demo  ## set up, then run every notebook on the shipped toy model
+demo: .venv/demo  ## set up, then run every notebook on the shipped toy model and make the report
 	$(BIN)/anchorlens demo
 
 test: .venv/test  ## set up, then lint, types and tests

@@ -8,6 +8,7 @@ import typer
 from anchorlens import __version__
 from anchorlens.cli.looks import doctor, list_
 from anchorlens.cli.paper import reproduce
+from anchorlens.cli.reports import report
 from anchorlens.cli.runs import demo, run
 from anchorlens.cli.sweeps import status, sweep
 
@@ -28,7 +29,7 @@ def anchorlens(
     """Label words are anchors: where in-context learning gathers and reads its information."""
 
 
-for command in (run, demo, sweep, status, reproduce, doctor):
+for command in (run, demo, sweep, status, reproduce, report, doctor):
     app.command()(command)
 app.command("list")(list_)
 

@@ -29,7 +29,7 @@ def reproduce(
     json_: Annotated[bool, typer.Option("--json", help="All that happens as JSON, one object a line.")] = False,
 ) -> None:
     """Run the paper's grid, and say of each of its numbers and figures whether it agrees."""
-    from anchorlens import paper, reproducing
+    from anchorlens import paper, report, reproducing
     from anchorlens import sweep as sweep_
     from anchorlens.sweep import workers as workers_
 
@@ -60,13 +60,24 @@ def reproduce(
         done = [job.folder for job in grid.jobs if (job.folder / "manifest.json").is_file()]
         frame = paper.compare(done, missing=grid.missing)
         written = paper.write(frame, store)
+        site = report.build(store, store / "report", lambda folders: paper.compare(folders, missing=grid.missing))
     counts = {verdict: frame["verdict"].tolist().count(verdict) for verdict in paper.VERDICTS}
     if json_:
         status = "ok" if whole else "failed"
-        print(json.dumps({"event": "compared", "status": status, "comparison": str(written[0]), **counts}))
+        print(
+            json.dumps(
+                {
+                    "event": "compared",
+                    "status": status,
+                    "comparison": str(written[0]),
+                    "report": str(site.index),
+                    **counts,
+                }
+            )
+        )
     else:
         _show(frame)
-        print(", ".join(f"{n} {verdict}" for verdict, n in counts.items()), *map(str, written), sep="\n")
+        print(", ".join(f"{n} {verdict}" for verdict, n in counts.items()), *map(str, (*written, site.index)), sep="\n")
     if not whole:
         raise typer.Exit(1)
 

@@ -49,8 +49,8 @@ def run(
 
 
 def demo(store: Store = Path("outputs"), force: Force = False, json_: Json = False) -> None:
-    """Run every notebook on the shipped toy model."""
-    from anchorlens import batch, parameters, warm
+    """Run every notebook on the shipped toy model, then make the report of the store in its folder `report`."""
+    from anchorlens import batch, paper, parameters, report, warm
 
     done = []
     with warm.kernel() as kernel:
@@ -60,8 +60,13 @@ def demo(store: Store = Path("outputs"), force: Force = False, json_: Json = Fal
                 done.append(batch.run(name, DEMO.get(name, {}), root=store, force=force, kernel=kernel))
             if not json_:
                 _say(done[-1])
+    with exit_codes(json_, "report"):
+        site = report.build(store, store / "report", paper.compare)
     if json_:
-        print(json.dumps({"status": "ok", "runs": [_summary(result) for result in done]}))
+        runs = [_summary(result) for result in done]
+        print(json.dumps({"status": "ok", "runs": runs, "report": str(site.index)}))
+    else:
+        print(f"report: what these runs answer, to be opened in a browser\n  {site.index}")
 
 
 def _summary(result) -> dict[str, object]:

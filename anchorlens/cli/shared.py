@@ -18,6 +18,7 @@ EXIT_CODES = {
     "TooLongError": BAD_INPUT,
     "ModelError": BAD_INPUT,
     "StoreError": BAD_INPUT,
+    "ReportError": BAD_INPUT,
     "IncompleteModelError": BAD_INPUT,
     "PermissionError": BAD_INPUT,
     "SettingError": BAD_INPUT,
