@@ -24,7 +24,7 @@ def leaves(url: str) -> bool:
 
 
 class Watched:
-    """A page, and what went wrong on it: errors on the console or in scripts, what was not found, what was asked of others."""
+    """A page, and what went wrong on it: errors on its console or in scripts, files not found, requests to others."""
 
     def __init__(self, context: Any) -> None:
         self.faults: list[str] = []
