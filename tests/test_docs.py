@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "anchorlens" / "toy" / "README.md"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINK = re.compile(r"\]\((?P<to>[^)\s]+)\)|(?:src|href)=\"(?P<of>[^\"]+)\"")
-ENOUGH = 250_000  # bytes of a picture
+ENOUGH = 300_000  # bytes of a picture
 
 
 def links(page: str) -> list[str]:
