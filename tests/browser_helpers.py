@@ -28,7 +28,6 @@ class Watched:
 
     def __init__(self, context: Any) -> None:
         self.faults: list[str] = []
-        context.route(leaves, lambda route: route.abort())
         self.page = context.new_page()
         self.page.on("console", lambda said: said.type == "error" and self.faults.append(f"console: {said.text}"))
         self.page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
