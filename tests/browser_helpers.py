@@ -32,8 +32,12 @@ class Watched:
         self.page.on("console", lambda said: said.type == "error" and self.faults.append(f"console: {said.text}"))
         self.page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
         self.page.on("request", lambda asked: leaves(asked.url) and self.faults.append(f"asks {asked.url}"))
-        self.page.on("requestfailed", lambda asked: self.faults.append(f"not found: {asked.url}"))
+        self.page.on("requestfailed", self._failed)
         self.page.on("websocket", lambda asked: leaves(asked.url) and self.faults.append(f"asks {asked.url}"))
+
+    def _failed(self, asked: Any) -> None:
+        if asked.failure != "net::ERR_ABORTED":  # by the page's being left for the next one
+            self.faults.append(f"not found: {asked.url}")
 
     def open(self, page: Path) -> Any:
         """Open a page from disk and wait until all that it needs is there."""
