@@ -23,7 +23,7 @@ test4: .venv4/test  ## the tests of both backends with the newest transformer-le
 test-faults: .venv/test  ## what a sweep must survive: 30 kills of each process at random moments, then real runs
 	ANCHORLENS_FAULTS=30 $(BIN)/python -m pytest tests/test_sweep_faults.py
 
-test-lab: .venv/test  ## every notebook in JupyterLab (needs Chromium or Chrome): two minutes
+test-lab: .venv/test  ## every notebook in JupyterLab (needs Chromium or Chrome): three minutes
 	ANCHORLENS_LAB=all $(BIN)/python -m pytest tests/test_jupyterlab.py
 
 .venv/python:
