@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 CONTRACT := tests/test_families.py tests/test_family_analyses.py tests/test_*released.py tests/test_information_flow.py \
 	tests/test_extraction.py
 
-.PHONY: demo test test4 test-faults fix bench scaling pictures toy clean
+.PHONY: demo test test4 test-faults test-lab fix bench scaling pictures docs toy clean
 
 demo: .venv/demo  ## set up, then run every notebook on the shipped toy model and make the report
 	$(BIN)/anchorlens demo
@@ -22,6 +22,9 @@ test4: .venv4/test  ## the tests of both backends with the newest transformer-le
 
 test-faults: .venv/test  ## what a sweep must survive: 30 kills of each process at random moments, then real runs
 	ANCHORLENS_FAULTS=30 $(BIN)/python -m pytest tests/test_sweep_faults.py
+
+test-lab: .venv/test  ## every notebook in JupyterLab (needs Chromium or Chrome): three minutes
+	ANCHORLENS_LAB=all $(BIN)/python -m pytest tests/test_jupyterlab.py
 
 .venv/python:
 	@echo "making .venv and installing torch"
@@ -61,6 +64,9 @@ scaling: .venv/demo  ## cost against demonstrations, queries and layers, for `ma
 
 pictures: .venv/demo  ## the pictures of README and docs, drawn anew (needs Chromium or Chrome)
 	$(BIN)/python docs/pictures.py
+
+docs: .venv/test  ## the pages of the API, from the docstrings, into outputs/docs
+	$(BIN)/python docs/api.py
 
 toy: .venv/demo  ## train the shipped models anew (docs: anchorlens/toy/README.md)
 	$(BIN)/python -m anchorlens.toy.train --seed $(TOY_SEED) --out outputs/toy

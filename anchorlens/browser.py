@@ -1,17 +1,25 @@
-"""Whether figures can be drawn as PNG, told without drawing one."""
+"""Whether figures can be drawn as PNG, told without drawing one, and by which browser."""
 
 import importlib.util
 import shutil
 import sys
 from pathlib import Path
 
-_MAC_CHROME = Path("/Applications/Google Chrome.app")
+_MAC_CHROME = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 def has_browser() -> bool:
     """Whether figures can be drawn as PNG: kaleido and a Chromium or Chrome are there."""
-    return has_kaleido() and (any(shutil.which(name) for name in _BROWSERS) or _MAC_CHROME.exists())
+    return has_kaleido() and find() is not None
+
+
+def find() -> Path | None:
+    """The program of a Chromium or Chrome of this machine; None where there is none."""
+    for name in _BROWSERS:
+        if program := shutil.which(name):
+            return Path(program)
+    return _MAC_CHROME if _MAC_CHROME.exists() else None
 
 
 def has_kaleido() -> bool:

@@ -21,7 +21,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 # Files of few tests that take minutes, mostly in processes of their own: begun first, so that none is left for the end.
 LONG = (
     *("streaming", "cluster", "sweep_faults", "sweep_disk", "warm"),
-    *("notebooks", "sweep", "store_kills", "toy_analyses"),
+    *("notebooks", "jupyterlab", "sweep", "store_kills", "toy_analyses"),
 )
 BACKENDS = preflight.resolve_backend("auto")  # of the transformer-lens that is installed
 
@@ -155,3 +155,22 @@ def family_case(family_folder, family_group):
         return made[family, backend]
 
     return case
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """The system's browser; tests that ask for it are skipped where there is none."""
+    from browser_helpers import chromium
+
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def watched(chromium):
+    """A page of the browser, on which nothing may go wrong."""
+    from browser_helpers import watched
+
+    with watched(chromium) as page:
+        yield page
+        assert page.faults == []

@@ -84,7 +84,7 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a backend refuses of a family ("load": all); how the error reads, and the same in the README's words."""
+    """What a backend refuses of a family ("load": all); how the error reads, and that for docs/models.md."""
 
     what: str
     reads: str
@@ -268,12 +268,12 @@ class Case:
         return torch.stack(found)
 
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 BEGIN, END = "<!-- families: python tests/families.py -->\n", "<!-- end of families -->\n"
 
 
 def table() -> str:
-    """The README's table of families, of which the tests hold every cell to be true."""
+    """The table of families in docs/models.md, of which the tests hold every cell to be true."""
     rows = ["| family | HookedTransformer (3.x) | TransformerBridge (3.x, 4.x) |", "|---|---|---|"]
     for family in FAMILIES.values():
         cells = []
@@ -287,13 +287,13 @@ def table() -> str:
     return "\n".join(rows) + "\n"
 
 
-def parts(readme: str) -> tuple[str, str, str]:
+def parts(page: str) -> tuple[str, str, str]:
     """What comes before the table, the table, and what comes after it."""
-    before, rest = readme.split(BEGIN)
+    before, rest = page.split(BEGIN)
     inside, after = rest.split(END)
     return before, inside, after
 
 
 if __name__ == "__main__":
-    before, _, after = parts(README.read_text())
-    README.write_text(before + BEGIN + table() + END + after)
+    before, _, after = parts(PAGE.read_text())
+    PAGE.write_text(before + BEGIN + table() + END + after)

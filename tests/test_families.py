@@ -42,7 +42,7 @@ def test_a_family_that_a_backend_does_not_run_exactly_is_refused_with_the_reason
 
 
 def test_the_table_of_families_in_the_readme_is_what_these_tests_hold():
-    assert families.parts(families.README.read_text())[1] == families.table(), "run: python tests/families.py"
+    assert families.parts(families.PAGE.read_text())[1] == families.table(), "run: python tests/families.py"
 
 
 def test_a_dtype_in_which_hugging_face_cannot_run_a_model_is_refused(tmp_path):

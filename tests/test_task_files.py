@@ -252,12 +252,13 @@ def test_every_key_of_a_file_is_one_of_a_task():
     assert set(task_files.REQUIRED + task_files.OPTIONAL) <= set(Task.__dataclass_fields__)
 
 
-def test_the_readmes_task_can_be_pasted_as_a_file_and_as_code(write):
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    (pasted,) = re.findall(r"```yaml\n( *# tickets.*?)```", readme, re.DOTALL)
+def test_the_task_of_the_docs_can_be_pasted_as_a_file_and_as_code(write):
+    docs = Path(__file__).parent.parent / "docs"
+    file, python = ((docs / name).read_text(encoding="utf-8") for name in ("own.md", "python.md"))
+    (pasted,) = re.findall(r"```yaml\n( *# tickets.*?)```", file, re.DOTALL)
     found = tasks.get(write(textwrap.dedent(pasted)))
     assert (found.data, found.pool, found.names) == ("tickets.csv", "tickets_train.csv", {"billing": 0, "tech": 1})
-    (code,) = re.findall(r"from anchorlens.tasks import Task\n\nrows = .*?\n(.*?)drawn", readme, re.DOTALL)
+    (code,) = re.findall(r"from anchorlens.tasks import Task\n\nrows = .*?\n(.*?)drawn", python, re.DOTALL)
     namespace: dict[str, Any] = {"Task": Task}
     exec(code, namespace)
     assert replace(found, data="", pool="", folder="", label_token="first") == namespace["task"]
