@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 CONTRACT := tests/test_families.py tests/test_family_analyses.py tests/test_*released.py tests/test_information_flow.py \
 	tests/test_extraction.py
 
-.PHONY: demo test test4 test-faults test-lab fix bench scaling pictures docs toy clean
+.PHONY: demo test test4 test-faults test-slow test-lab fix bench scaling pictures docs toy clean
 
 demo: .venv/demo  ## set up, then run every notebook on the shipped toy model and make the report
 	$(BIN)/anchorlens demo
@@ -22,6 +22,9 @@ test4: .venv4/test  ## the tests of both backends with the newest transformer-le
 
 test-faults: .venv/test  ## what a sweep must survive: 30 kills of each process at random moments, then real runs
 	ANCHORLENS_FAULTS=30 $(BIN)/python -m pytest tests/test_sweep_faults.py
+
+test-slow: .venv/test  ## browsers, JupyterLab, a Ray cluster, the paper's grid in small, memory of many prompts: minutes
+	ANCHORLENS_SLOW=1 $(BIN)/pytest -m slow -n auto --dist loadfile --no-loadscope-reorder
 
 test-lab: .venv/test  ## every notebook in JupyterLab (needs Chromium or Chrome): three minutes
 	ANCHORLENS_LAB=all $(BIN)/python -m pytest tests/test_jupyterlab.py

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from browser_helpers import DRAWN, watched
 
+pytestmark = pytest.mark.slow
+
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 

@@ -158,6 +158,7 @@ def test_a_node_that_is_killed_while_a_job_runs_loses_nothing(place, cluster, un
 
 
 @needs_ray
+@pytest.mark.slow
 def test_an_actor_that_dies_is_replaced_and_a_run_that_hangs_fails_alone(place, undisturbed, on_ray):
     sweeps, options = on_ray
     said = sweeps.folder / "killed"
@@ -174,6 +175,7 @@ def test_an_actor_that_dies_is_replaced_and_a_run_that_hangs_fails_alone(place, 
 
 
 @needs_ray
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_sweep_that_is_ended_leaves_no_actor_and_nothing_that_its_runs_forked(place, undisturbed, on_ray, how):
     sweeps, options = on_ray
@@ -193,6 +195,7 @@ def test_a_sweep_that_is_ended_leaves_no_actor_and_nothing_that_its_runs_forked(
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_dry_run_on_a_cluster_names_the_same_keys_as_one_here_and_starts_nothing(place, undisturbed, on_ray):
     sweeps, options = on_ray
     code, jobs = sweeps.run(*options, "--dry-run")
@@ -203,6 +206,7 @@ def test_a_dry_run_on_a_cluster_names_the_same_keys_as_one_here_and_starts_nothi
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_worker_that_does_not_see_the_store_ends_the_sweep_before_a_run(place, cluster, tmp_path, monkeypatch):
     cluster.mend()
     said = {"notebooks": [str(place / "small.ipynb")], "model": "toy", "limit": 1, "batch_tokens": 512}
@@ -218,6 +222,7 @@ def test_a_worker_that_does_not_see_the_store_ends_the_sweep_before_a_run(place,
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_cluster_without_room_says_what_it_has_and_what_was_asked(cluster, on_ray):
     sweeps, options = on_ray
     code, told = sweeps.run(*options, "--workers", "3")

@@ -19,6 +19,8 @@ import pytest
 
 from anchorlens import parameters, store
 
+pytestmark = pytest.mark.slow
+
 FEW = "limit: int = 8"
 NOTEBOOKS = list(parameters.notebooks()) if os.environ.get("ANCHORLENS_LAB") == "all" else ["0_tour"]
 PATIENCE = 300  # seconds

@@ -150,6 +150,7 @@ def test_the_command_falls_back_on_the_toy_loudly(silent, tmp_path):
     assert [line.split(" task=")[0] for line in result.stdout.splitlines()] == ["new     2_2_isolation model=toy"] * 4
 
 
+@pytest.mark.slow
 def test_a_small_grid_ends_with_a_comparison(tmp_path):
     words = ["reproduce", "--model", "toy", "--seeds", "42", "--limit", "8", "-t", "sst2", "--store", str(tmp_path)]
     words += ["-n", "2_2_isolation", "-n", "2_3_extraction", "--json"]

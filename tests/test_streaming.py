@@ -159,6 +159,7 @@ def test_a_run_gone_on_with_is_bit_for_bit_one_that_was_never_interrupted(flow, 
 SLACK = 10_000_000
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_prompts(tmp_path):
     settled = {
         "MALLOC_MMAP_THRESHOLD_": "65536",
