@@ -1,7 +1,7 @@
 PYTHON ?= python3
 TOY_SEED ?= 0
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 CONTRACT := tests/test_families.py tests/test_family_analyses.py tests/test_*released.py tests/test_information_flow.py \
 	tests/test_extraction.py
 

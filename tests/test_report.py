@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from typer.testing import CliRunner
 
-from anchorlens import batch, report, store, warm
+from anchorlens import batch, paper, report, store, warm
 from anchorlens.cli import app
 from anchorlens.report import drawings, formulas, markup, measures, notebooks, pages, runs
 
@@ -559,7 +559,13 @@ def test_names_that_were_made_plain_stay_different():
     assert runs.slug("..") not in ("..", ".")
 
 
-def test_the_command_says_where_the_report_is(root, out):
+@pytest.fixture
+def uncompared(monkeypatch):
+    """Runs of made-up tables, which have nothing that could be held against the paper's."""
+    monkeypatch.setattr(paper, "compare", lambda folders: pd.DataFrame(columns=list(paper.COLUMNS)))
+
+
+def test_the_command_says_where_the_report_is(root, out, uncompared):
     add(root)
     said = CliRunner().invoke(app, ["report", str(root), str(out), "--json"])
     assert json.loads(said.stdout)["index"] == str(out.resolve() / "index.html")
@@ -567,7 +573,7 @@ def test_the_command_says_where_the_report_is(root, out):
     assert CliRunner().invoke(app, ["report", str(root / "none"), str(out)]).exit_code == 2
 
 
-def test_the_demo_ends_with_the_path_of_a_report(root, monkeypatch):
+def test_the_demo_ends_with_the_path_of_a_report(root, monkeypatch, uncompared):
     monkeypatch.setattr(warm, "kernel", nullcontext)
     monkeypatch.setattr(batch, "run", lambda name, *_, **__: batch.Result(name, add(root, notebook=name).final, False))
     said = CliRunner().invoke(app, ["demo", "--store", str(root)])
