@@ -38,7 +38,8 @@ class Crew:
 
     def hire(self, jobs: Sequence[Job], sign: Path) -> list["Worker"]:
         """Workers for jobs, not more than these; they start when they are given a run."""
-        threads = max(1, (os.cpu_count() or 1) // self._size)
+        small = all(job.parameters.get("model", "toy") in preflight.TOYS for job in jobs)
+        threads = 1 if small else max(1, (os.cpu_count() or 1) // self._size)  # of tiny steps each would wake them all
         slots = gpus(jobs, self._size) or [""] * self._size
         self._every = [Worker(threads, slot) for slot in slots[: len(jobs)]]
         return self._every
