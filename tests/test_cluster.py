@@ -424,12 +424,24 @@ def test_what_a_key_is_made_of_elsewhere_is_compared_before_a_run(tmp_path):
     (job,) = sweep.jobs({"notebooks": "2_3_extraction", **given}, tmp_path)
     other = {**job.made_of, "code": "0" * 64, "inputs": {**job.made_of["inputs"], "device": "cuda"}}
     said = inside.work("2_3_extraction", given, str(tmp_path), other)
-    assert said["kind"] == "PlanError"
+    assert (said["kind"], said["refused"]) == ("PlanError", True)
     assert "code was 0000" in said["error"]
     assert "device was cuda and is cpu" in said["error"]
     assert "cells" not in said["error"]
     assert list(tmp_path.iterdir()) == []
     assert batch.differing(job.made_of, job.made_of) == ""
+
+
+@pytest.mark.parametrize("name", ["PlanError", "PlaceError"])
+def test_a_run_that_was_refused_ends_a_sweep_and_a_notebooks_error_of_the_same_name_does_not(name):
+    ended = Future(), Future()
+    ended[0].set_result(inside.failed(name, "of the notebook"))
+    ended[1].set_result(inside.refused(name, "of the node"))
+    errors = SimpleNamespace(GetTimeoutError=TimeoutError, RayError=OSError)
+    worker = cluster_.Worker(SimpleNamespace(exceptions=errors), {})
+    assert worker.outcome(ended[0], 0.0)["error"] == "of the notebook"
+    with pytest.raises(ClusterError, match="of the node"):
+        worker.outcome(ended[1], 0.0)
 
 
 def test_files_are_sent_by_whole_paths_and_names_as_they_are(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from anchorlens import paper, parameters, store, tasks
-from anchorlens.paper import PUBLISHED, shapes
+from anchorlens.paper import PUBLISHED, published, shapes
 from anchorlens.parameters import STANDARD
 
 COST = {
@@ -110,6 +110,7 @@ def test_thresholds_are_those_by_which_a_single_run_is_judged():
 
     bounds = {each["id"]: each["tolerance"] for each in PUBLISHED["shapes"]}
     assert {bounds[name] for name in ("last_none", "random_none", "last_any")} == {isolation.ALMOST_NONE}
+    assert published.tolerance("first_largest") == isolation.ALMOST_NONE, "and by which the report's card is"
     assert bounds["steady"] == diagnosis._STEADY
     assert bounds["share_shallow"] == extraction._NEGLIGIBLE
     assert shapes._TELLS == extraction._TELLS

@@ -5,3 +5,16 @@ from pathlib import Path
 from typing import Any
 
 PUBLISHED: dict[str, Any] = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+
+
+def tolerance(shape: str) -> float:
+    """Of a shape, by its id; the same for all measures that it is stated of."""
+    (found,) = {each["tolerance"] for each in PUBLISHED["shapes"] if each["id"] == shape}
+    return found
+
+
+def mean_of_tasks(item: str, arm: str, model: str) -> float:
+    """A published mean over the tasks."""
+    rows = [each for each in PUBLISHED["numbers"] if (each["item"], each["arm"], each["task"]) == (item, arm, "")]
+    (found,) = {each["published"][model] for each in rows}
+    return found

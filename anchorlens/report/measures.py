@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from anchorlens.paper.published import tolerance
 from anchorlens.report.runs import Stored
 
 Table = Any  # type checkers lose track of what selecting from a frame gives
-_ALMOST_NONE, _REACHED = 0.05, 0.8  # a loss of loyalty that is none; AUCROC that the paper reaches in deep layers
+_REACHED = 0.8  # AUCROC that the paper reaches in deep layers
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,8 @@ def needed(run: Stored) -> Measured:
     }
     others = [value for name, value in numbers.items() if name != "label first"]
     known = bool(np.isfinite(list(numbers.values())).all())
-    return Measured(
-        {**numbers, "depth": float(depth)}, numbers["label first"] < min(others) - _ALMOST_NONE if known else None
-    )
+    lost = numbers["label first"] < min(others) - tolerance("first_largest")
+    return Measured({**numbers, "depth": float(depth)}, lost if known else None)
 
 
 def say_needed(n: Mapping[str, float]) -> tuple[str, str]:

@@ -46,7 +46,7 @@ class Actor:
                 f"{absent} is not there, and it is where the sweep was started. Nothing was run: have the store and "
                 "all files in folders that every node mounts under the same path, or start the sweep without this node."
             )
-            return inside.failed("PlaceError", said)
+            return inside.refused("PlaceError", said)
         return inside.work(notebook, parameters, root, made_of)
 
     def close(self) -> None:

@@ -40,11 +40,16 @@ def work(notebook: str, parameters: Mapping[str, Any], root: str, made_of: Mappi
                 f"its result would not be the one that was planned, since {changed}. Nothing was run: have the same "
                 "anchorlens, files and kind of device wherever runs are, and start the sweep again."
             )
-            return failed("PlanError", said)
+            return refused("PlanError", said)
         result = batch.run(notebook, parameters, root=Path(root), bar=False, kernel=_kernel)
     except Exception as error:
         return failed(getattr(error, "kind", "") or type(error).__name__, str(error))
     return {"status": "cached" if result.cached else "done"}
+
+
+def refused(kind: str, error: str) -> dict[str, Any]:
+    """As ``failed``, of a run that was not begun, since this is no place for it: nor for any other of the sweep."""
+    return {**failed(kind, error), "refused": True}
 
 
 def failed(kind: str, error: str) -> dict[str, Any]:

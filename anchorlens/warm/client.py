@@ -76,34 +76,20 @@ class Client(PapermillNotebookClient):
         raise DeadKernelError(f"the kernel did not answer within {PATIENCE} seconds")
 
 
+def settings(
+    *, start_timeout: int = 60, execution_timeout: int | None = None, input_path: str | None = None, **more: Any
+) -> dict[str, Any]:
+    """What papermill gives an engine, in the words of its client; ``input_path`` is no matter of it."""
+    timeout = execution_timeout or more.pop("timeout", None)
+    return {"startup_timeout": start_timeout, "timeout": timeout, "log": logger, **more}
+
+
 class ColdEngine(NBClientEngine):
     """papermill's own engine, which starts a kernel for each notebook, with this client."""
 
     @classmethod
-    def execute_managed_notebook(
-        cls,
-        nb_man: Any,
-        kernel_name: str,
-        log_output: bool = False,
-        stdout_file: Any = None,
-        stderr_file: Any = None,
-        start_timeout: int = 60,
-        execution_timeout: int | None = None,
-        **more: Any,
-    ) -> None:
-        more.pop("input_path", None)
-        client = Client(
-            nb_man,
-            kernel_name=kernel_name,
-            timeout=execution_timeout,
-            startup_timeout=start_timeout,
-            log=logger,
-            log_output=log_output,
-            stdout_file=stdout_file,
-            stderr_file=stderr_file,
-            **more,
-        )
-        client.execute()
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **given: Any) -> None:
+        Client(nb_man, kernel_name=kernel_name, **settings(**given)).execute()
 
 
 def register() -> None:

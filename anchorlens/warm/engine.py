@@ -5,7 +5,6 @@ from typing import Any
 
 from nbclient.exceptions import DeadKernelError
 from papermill.engines import Engine
-from papermill.log import logger
 
 from anchorlens.warm import ENGINE, Kernel, client
 
@@ -29,32 +28,16 @@ class WarmEngine(Engine):
         cls,
         nb_man: Any,
         kernel_name: str,
-        log_output: bool = False,
-        stdout_file: Any = None,
-        stderr_file: Any = None,
-        start_timeout: int = 60,
-        execution_timeout: int | None = None,
-        input_path: str | None = None,
         config: Any = None,
         kernel: Kernel | None = None,
         code: str = "",
-        **more: Any,
+        **given: Any,
     ) -> None:
         kernel = _of_this_process if kernel is None else kernel
         with kernel.serving(kernel_name, code, config) as manager:
-            running = Client(
-                nb_man,
-                km=manager,
-                kernel_name=kernel_name,
-                timeout=execution_timeout or more.pop("timeout", None),
-                startup_timeout=start_timeout,
-                log=logger,
-                log_output=log_output,
-                stdout_file=stdout_file,
-                stderr_file=stderr_file,
-                **({"config": config} if config is not None else {}),
-                **more,
-            )
+            if config is not None:
+                given["config"] = config
+            running = Client(nb_man, km=manager, kernel_name=kernel_name, **client.settings(**given))
             try:
                 running.execute()
                 left = _left(running)
