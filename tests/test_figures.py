@@ -1,5 +1,6 @@
 """Figures show the numbers of the frame they are given, and open from disk without a network."""
 
+import json
 import math
 import re
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import psutil
 import pytest
 
 from anchorlens import figures
@@ -174,11 +176,8 @@ def test_a_saved_page_shares_one_script_of_the_store_and_asks_no_network(folder,
 
 @pytest.mark.parametrize("browser", [True, False])
 def test_a_picture_is_written_and_shown_exactly_where_there_is_a_browser(folder, monkeypatch, browser):
-    def write_image(figure: go.Figure, path: Path, **how: object) -> None:
-        Path(path).write_bytes(b"\x89PNG")
-
     monkeypatch.setattr(figures, "has_browser", lambda: browser)
-    monkeypatch.setattr(go.Figure, "write_image", write_image)
+    monkeypatch.setattr(figures.painting, "draw", lambda figure: b"\x89PNG")
     picture = {"image/png"} if browser else set()
     paths = figures.save(go.Figure(), folder, "flow")
     assert [path.name for path in paths] == ["flow.html", "flow.png"][: 1 + browser]
@@ -203,3 +202,42 @@ def test_a_picture_needs_both_a_browser_and_kaleido(monkeypatch, tmp_path):
     assert figures.has_browser()
     monkeypatch.setitem(sys.modules, "kaleido", None)
     assert not figures.has_browser()
+
+
+@pytest.fixture
+def painting():
+    """The module, with no browser before and after."""
+    if not figures.has_browser():
+        pytest.skip("no browser, or no kaleido, to draw figures with")
+    figures.painting.close()
+    before = set(psutil.Process().children())
+    yield figures.painting
+    figures.painting.close()
+    assert set(psutil.Process().children()) <= before
+
+
+def bar(color: str) -> dict[str, Any]:
+    drawn = go.Figure(go.Bar(y=[1, 3], marker_color=color), {"title": color, "width": 320, "height": 240})
+    return json.loads(drawn.to_json() or "")
+
+
+def test_one_browser_draws_figure_after_figure_each_as_if_it_were_the_first(painting):
+    before = set(psutil.Process().children())
+    painting.start()
+    started = set(psutil.Process().children()) - before
+    drawn = [painting.draw(bar(color)) for color in ("red", "blue") * painting.TABS]
+    assert len(set(drawn)) == 2
+    assert drawn == drawn[:2] * painting.TABS
+    assert int.from_bytes(drawn[0][16:20]) == 640, "two pixels for each of its own"
+    assert set(psutil.Process().children()) - before == started
+
+
+def test_a_browser_that_ended_gives_way_to_another(painting, monkeypatch):
+    monkeypatch.setattr(painting, "PATIENCE", 5)
+    before = set(psutil.Process().children())
+    painting.start()
+    for each in set(psutil.Process().children()) - before:
+        each.kill()
+    with pytest.raises(Exception):  # noqa: B017  of whatever kind kaleido's is
+        painting.draw(bar("red"))
+    assert painting.draw(bar("red")).startswith(b"\x89PNG")

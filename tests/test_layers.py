@@ -45,6 +45,7 @@ ALLOWED = {
     "intervals": set(),
     "browser": set(),
     "figures.__init__": {"figures.*", "browser"},
+    "figures.painting": set(),
     "figures.style": set(),
     "figures.marks": {"figures.*"},
     "figures.flow": {"figures.*"},

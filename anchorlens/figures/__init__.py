@@ -3,13 +3,13 @@
 import base64
 import json
 import tempfile
-import warnings
 from pathlib import Path
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from anchorlens.browser import has_browser
+from anchorlens.figures import painting
 from anchorlens.figures.confusions import agreement, confusion, confusion_sweep
 from anchorlens.figures.costs import cost
 from anchorlens.figures.deep import extraction
@@ -56,9 +56,7 @@ def save(figure: go.Figure, folder: Path, name: str) -> list[Path]:
     figure.write_html(paths[0], include_plotlyjs="../../plotly.min.js", full_html=True)
     if has_browser():
         paths.append(folder / f"{name}.png")
-        with warnings.catch_warnings():  # a warm kernel keeps one browser, which plotly starts with options otherwise
-            warnings.filterwarnings("ignore", message="The kopts argument is ignored", category=UserWarning)
-            figure.write_image(paths[-1], scale=2)
+        paths[-1].write_bytes(painting.draw(json.loads(figure.to_json() or "{}")))
     return paths
 
 

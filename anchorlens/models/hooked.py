@@ -4,8 +4,8 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,21 @@ class Hooked:
                 "the prompt, which HookedTransformer does not reproduce."
             )
 
-    def hooks(self, fwd_hooks: Sequence = (), bwd_hooks: Sequence = ()) -> AbstractContextManager:
-        return self.model.hooks(fwd_hooks=list(fwd_hooks), bwd_hooks=list(bwd_hooks))
+    @contextmanager
+    def hooks(self, fwd_hooks: Sequence = (), bwd_hooks: Sequence = ()) -> Iterator[Any]:
+        model, added = self.model, {"fwd": list(fwd_hooks), "bwd": list(bwd_hooks)}
+        points = [(point, way) for way, hooks in added.items() for name, _ in hooks for point in self._points(name)]
+        # transformer-lens would go over all hook points of the model at the end, which takes as long as some layers do
+        with model.hooks(fwd_hooks=added["fwd"], bwd_hooks=added["bwd"], reset_hooks_end=False):
+            try:
+                yield model
+            finally:
+                for point, way in points:
+                    point.remove_hooks(way, level=model.context_level)
+
+    def _points(self, name: str | Callable[[str], bool]) -> list[Any]:
+        points = self.model.hook_dict
+        return [point for each, point in points.items() if name(each)] if callable(name) else [points[name]]
 
     def __call__(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocabulary"]:
         return self._run(tokens).to(tokens.device)

@@ -38,16 +38,16 @@ class _Start:
 
 
 class _Browser:
-    """One browser for all figures as PNG, where each would start its own for a second or two."""
+    """One browser for all figures as PNG, where each run would start its own for a second or two."""
 
     def __init__(self) -> None:
-        import kaleido
         import psutil
+
+        from anchorlens.figures import painting
 
         before = set(psutil.Process().children())
         others = set(threading.enumerate())
-        kaleido.start_sync_server(silence_warnings=True)
-        kaleido.calc_fig_sync({"data": [], "layout": {}})  # until the browser is there
+        painting.start()
         self.threads = set(threading.enumerate()) - others
         self.processes = set(psutil.Process().children()) - before
 
@@ -55,10 +55,7 @@ class _Browser:
         return process in self.processes
 
     def well(self) -> bool:
-        import kaleido
-
-        alive = all(thread.is_alive() for thread in self.threads) and all(each.is_running() for each in self.processes)
-        return alive and kaleido._global_server.is_running()
+        return all(thread.is_alive() for thread in self.threads) and all(each.is_running() for each in self.processes)
 
 
 def _shell() -> Any:

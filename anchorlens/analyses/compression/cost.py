@@ -15,10 +15,10 @@ from anchorlens.models import Lens, Memory, device_of
 from anchorlens.prompts import Prompt
 
 COLUMNS = {"arm": "str", "batch": "int64", "seconds": "float64", "flops_ratio": "float64", "kv_bytes": "int64"}
-SIZES = (1, 8, 32)
+SIZES = (1, 4, 16)
 PAPER = (1.1, 2.9)  # tables 3 and 6: smallest and largest speed-up of four tasks and two models, one query at a time
-MOST = 32  # queries that are timed: enough for the largest batch, few enough for a large model
-BATCHES = 8  # that are timed of one size, so that queries one at a time do not take most of a small model's run
+MOST = 32  # queries at a time, few enough for a large model
+LEAST = 4  # queries that are timed of one size: one batch, and of single queries several
 
 
 def operations(cfg: Any, tokens: int, before: int = 0) -> int:
@@ -27,7 +27,7 @@ def operations(cfg: Any, tokens: int, before: int = 0) -> int:
 
 
 @torch.no_grad()
-def cost(model: Lens, group: Group, *, sizes: Iterable[int] = SIZES, repeats: int = 5) -> pd.DataFrame:
+def cost(model: Lens, group: Group, *, sizes: Iterable[int] = SIZES, repeats: int = 3) -> pd.DataFrame:
     """Time the label logits of a group's queries, with and without its demonstrations in memory.
 
     Args:
@@ -45,8 +45,7 @@ def cost(model: Lens, group: Group, *, sizes: Iterable[int] = SIZES, repeats: in
         - demonstrations: making these memories (``batch`` is 1: once for all queries)
 
         ``seconds`` per query, for demonstrations per set: the median of the repeats, of the first queries that fill
-        whole batches, at most ``MOST`` queries and ``BATCHES`` batches; prompts are padded beforehand, and the device
-        is waited for. ``flops_ratio``: ``operations`` of icl over those of the arm, means over the same queries,
+        one batch, or several until they are ``LEAST``; prompts are padded beforehand, and the device is waited for. ``flops_ratio``: ``operations`` of icl over those of the arm, means over the same queries,
         padding left out. ``kv_bytes``: keys and values in memory.
 
     Raises:
@@ -64,8 +63,8 @@ def cost(model: Lens, group: Group, *, sizes: Iterable[int] = SIZES, repeats: in
     filled = [size for size in wanted if size <= min(len(group.prompts), MOST)]
     if not filled:
         raise ValueError(
-            f"sizes={wanted}: this group has {len(group.prompts)} queries and at most {MOST} are timed, so that no "
-            "batch is filled; give a smaller size or more queries."
+            f"sizes={wanted}: this group has {len(group.prompts)} queries and at most {MOST} are timed at a time, so that "
+            "no batch is filled; give a smaller size or more queries."
         )
     wait = _waiting(device_of(model))
     positions = kept.by_role(group, "hidden_anchor").to(device_of(model))
@@ -78,7 +77,7 @@ def cost(model: Lens, group: Group, *, sizes: Iterable[int] = SIZES, repeats: in
     memories = {"icl_cached": whole, "hidden_anchor": anchored}
     rows = []
     for size in filled:
-        prompts = group.prompts[: min(min(len(group.prompts), MOST) // size, BATCHES) * size]
+        prompts = group.prompts[: min(len(group.prompts), max(size, LEAST)) // size * size]
         seconds = _timed(_arms(model, Group(prompts), memories, size), repeats, wait)
         for arm, took in seconds.items():
             memory = memories.get(arm)
