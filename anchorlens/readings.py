@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anchorlens import passes
-from anchorlens.batching import Group, Queries
+from anchorlens.batching import Batch, Group, Queries, collate
 from anchorlens.hooks import Site, capturing, watching
 from anchorlens.models import Lens, device_of
 from anchorlens.passes import Answers
@@ -37,7 +37,7 @@ class Readings:
 
 @torch.no_grad()
 def read(model: Lens, group: Group, *, batch_tokens: int = 0, vectors: Iterable[int] = ()) -> Readings:
-    """One pass over a group: its demonstrations once, then its queries.
+    """One pass over a group: its demonstrations once, then its queries; a single query with them at once.
 
     Args:
         batch_tokens: tokens of queries per batch; 0: from free memory.
@@ -65,25 +65,35 @@ def read(model: Lens, group: Group, *, batch_tokens: int = 0, vectors: Iterable[
     def asked_for(layer: int, every_row: Float[Tensor, "batch query head d_head"]) -> None:
         queries[layer] = every_row[::each, -1].flatten(1).clone().to(home)  # a view would keep every row
 
-    with capturing(model, key_site, layers) as kept:
-        demonstrated = passes.demonstrate(model, group)
-    keys = [_concatenated(kept[layer][0].to(home)[tokens], model.cfg.n_heads) for layer in layers]
-    if not alone:
-        keys = [torch.stack([key[demos == demo].mean(0) for demo in range(n_demos)]) for key in keys]
-
-    def ask(asked: Queries) -> dict[int, list[Tensor]]:
+    def kept_of(said: Answers) -> dict[int, list[Tensor]]:
         """What is kept of each query, by example."""
-        with watching(model, Site.PATTERN, every, attended), watching(model, query_site, layers, asked_for):
-            said = passes.respond(model, group, demonstrated.memory, asked)
         seen = torch.stack([attention[layer] for layer in every], dim=1)
         kept_queries = [queries[layer] for layer in layers]
         found = torch.stack(kept_queries, dim=1) if layers else seen.new_zeros(len(seen), 0, 0)
         columns = [part.cpu() for part in (said.gold, said.label_logits, said.top, seen, found)]
         return {example: [column[n] for column in columns] for n, example in enumerate(said.example.tolist())}
 
+    def ask(asked: Queries) -> dict[int, list[Tensor]]:
+        with watching(model, Site.PATTERN, every, attended), watching(model, query_site, layers, asked_for):
+            return kept_of(passes.respond(model, group, memory, asked))
+
+    def ask_whole(asked: Batch) -> dict[int, list[Tensor]]:
+        with watching(model, Site.PATTERN, every, attended), watching(model, query_site, layers, asked_for):
+            return kept_of(passes.answers(model, asked))
+
     rows: dict[int, list[Tensor]] = {}
-    for found in passes.halving(ask, passes.queries(model, group, batch_tokens)):
-        rows |= found
+    with capturing(model, key_site, layers) as kept:
+        if single := len(group.prompts) == each == 1:  # nobody shares its demonstrations: one pass instead of two
+            rows |= next(passes.halving(ask_whole, [collate(group.prompts).to(home)]))
+        else:
+            memory = passes.demonstrate(model, group).memory
+    keys = [_concatenated(kept[layer][0].to(home)[tokens], model.cfg.n_heads) for layer in layers]
+    if not alone:
+        keys = [torch.stack([key[demos == demo].mean(0) for demo in range(n_demos)]) for key in keys]
+
+    if not single:
+        for found in passes.halving(ask, passes.queries(model, group, batch_tokens)):
+            rows |= found
     order = [prompt.example for prompt in group.prompts]
     gold, logits, top, seen, found = (torch.stack([rows[example][i] for example in order]) for i in range(5))
     none = torch.zeros(0, n_demos, 0, dtype=seen.dtype)

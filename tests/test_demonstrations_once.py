@@ -205,3 +205,22 @@ def test_readings_without_vectors_keep_none(model, group):
     found = readings.read(model, group)
     assert found.queries.shape == (21, 0, 0)
     assert found.keys.shape[0] == 0
+
+
+@pytest.mark.parametrize("row", [0, 20])
+def test_a_query_alone_is_read_in_one_pass_and_as_among_others(lens, dtype, group, row):
+    limit, finer = LIMITS[dtype]
+    among, pushed = readings.read(lens, group, batch_tokens=100, vectors=[0, 2]), []
+    prompt = group.prompts[row]
+    with watching(lens, Site.RESID_PRE, [1], lambda layer, resid: pushed.append(resid.shape[:2].numel())):
+        alone = readings.read(lens, Group((prompt,)), vectors=[0, 2])
+    assert pushed == [len(prompt.ids)]
+    assert alone.answers.example.tolist() == [prompt.example]
+    assert alone.answers.gold.tolist() == among.answers.gold[[row]].tolist()
+    for got, want, most in (
+        (alone.answers.label_logits, among.answers.label_logits[[row]], limit),
+        (alone.attention, among.attention[[row]], 2 * finer),
+        (alone.queries, among.queries[[row]], limit),
+        (alone.keys, among.keys, limit),
+    ):
+        torch.testing.assert_close(got, want, rtol=0, atol=2 * most)

@@ -99,6 +99,7 @@ ALLOWED = {
     "warm.engine": {"warm.*"},
     "warm.client": {"warm.COLD"},
     "warm.printing": set(),
+    "warm.ready": set(),
     "warm.inside": {"__init__", "warm.*", "figures.*", "models.*"},
     "warm.resident": {"preflight"},
     "warm.settings": set(),

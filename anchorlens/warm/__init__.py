@@ -54,7 +54,10 @@ class Kernel:
         if self._manager is None:
             from jupyter_client import AsyncKernelManager
 
-            self._manager, self._made_for = AsyncKernelManager(kernel_name=name, config=config), made_for
+            self._manager = AsyncKernelManager(
+                kernel_name=name, config=config, client_class="anchorlens.warm.ready.Client"
+            )
+            self._made_for = made_for
             self._ending = weakref.finalize(self, _end, self._manager, os.getpid())
             self.starts += 1
         try:

@@ -18,17 +18,22 @@ class Picture:
 
     def __init__(self) -> None:
         self._seen: dict[int, _Holder] = {}  # by id; each is kept, so that ids stay apart
+        self._fresh = True
         self.extend()
 
     def extend(self) -> None:
         """Take in modules that were imported since."""
-        for held, own in _holders():
-            if id(held) not in self._seen:
-                self._seen[id(held)] = _Holder(held, own)
+        if self._fresh:
+            self._seen |= self._new()
+        self._fresh = False
+
+    def _new(self) -> dict[int, "_Holder"]:
+        return {id(held): _Holder(held, own) for held, own in _holders() if id(held) not in self._seen}
 
     def replaced(self, namespace: dict[str, Any]) -> list[str]:
         """What is bound otherwise than it was, or is new and comes from the notebook's ``namespace``."""
-        new = [_Holder(held, own) for held, own in _holders() if id(held) not in self._seen]
+        new = self._new().values()
+        self._fresh = bool(new)
         known = [f"{each.name}.{name} was replaced" for each in self._seen.values() for name in each.replaced()]
         fresh = [(each, name) for each in new for name in each.added(namespace, known=False)]
         fresh += [(each, name) for each in self._seen.values() for name in each.added(namespace, known=True)]

@@ -252,7 +252,10 @@ def _steady(main: Table, others: dict[int, Table], n_components: int) -> tuple[s
 
 
 def _matrix(cells: Table, value: str) -> Float[np.ndarray, "label label"]:
-    return cells.pivot_table(index="label_a", columns="label_b", values=value, dropna=False).to_numpy()
+    (rows, a), (columns, b) = (np.unique(cells[name], return_inverse=True) for name in ("label_a", "label_b"))
+    matrix = np.full((len(rows), len(columns)), np.nan)
+    matrix[a, b] = cells[value]  # a pivot table takes a hundred times as long
+    return matrix
 
 
 def _demonstrated(readings: Sequence[Readings]) -> Readings:

@@ -1,0 +1,92 @@
+"""Draw figures as PNG in one browser that stays open: plotly's own way starts one for each figure, in a second or two."""
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+TABS = 3  # as many figures as a notebook mostly shows at its end: each finds a tab that is ready
+PATIENCE = 90  # seconds, for the browser to start and for one figure
+
+_painters: dict[int, "Painter"] = {}  # by process: a fork of the owner cannot use the owner's browser
+
+
+def draw(figure: Mapping[str, Any], *, scale: int = 2) -> bytes:
+    """The PNG of a figure in plotly's JSON, ``scale`` pixels for each of its own.
+
+    Raises:
+        Exception: of kaleido's, where the browser cannot be started, ended, or does not draw it; the next call starts
+            another browser.
+    """
+    painter = _painters.get(os.getpid())
+    if painter is None:
+        painter = _painters[os.getpid()] = Painter()
+    try:
+        return painter.draw(figure, scale=scale)
+    except BaseException:
+        close()
+        raise
+
+
+def start() -> "Painter":
+    """The browser of this process, ready to draw in each of its tabs."""
+    for _ in range(TABS):
+        draw({"data": [], "layout": {}})
+    return _painters[os.getpid()]
+
+
+def close() -> None:
+    """End the browser of this process, if there is one."""
+    painter = _painters.pop(os.getpid(), None)
+    if painter is not None:
+        painter.close()
+
+
+class Painter:
+    """A browser of its own, and the thread that speaks to it."""
+
+    def __init__(self, tabs: int = TABS) -> None:
+        self._loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self._loop.run_forever, name="painter", daemon=True)
+        self.thread.start()
+        self._kaleido: Any = None
+        self._kaleido = self._wait(_opened(tabs))
+
+    def draw(self, figure: Mapping[str, Any], *, scale: int) -> bytes:
+        return self._wait(self._kaleido.calc_fig(dict(figure), opts={"format": "png", "scale": scale}))
+
+    def close(self) -> None:
+        try:
+            if self._kaleido is not None:
+                self._wait(self._kaleido.close())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self.thread.join(timeout=5)
+
+    def _wait(self, what: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(what, self._loop).result(PATIENCE)
+
+
+async def _opened(tabs: int) -> Any:
+    from kaleido import Kaleido
+
+    class Browser(Kaleido):
+        """kaleido's, which loads a tab anew after each figure; here nobody waits for it.
+
+        Where another version of kaleido does that in another way, it is as slow as it was and no less right.
+        """
+
+        async def _return_kaleido_tab(self, tab: Any) -> None:
+            task = asyncio.ensure_future(super()._return_kaleido_tab(tab))
+            running.add(task)
+            task.add_done_callback(running.discard)
+
+    running: set[asyncio.Future] = set()  # or they would be collected while they run
+    browser = Browser(n=tabs, mathjax=False, timeout=PATIENCE)  # with mathjax, each tab would look for it on the net
+    await browser.open()
+    return browser
+
+
+atexit.register(close)
