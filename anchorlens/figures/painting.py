@@ -1,4 +1,4 @@
-"""Draw figures as PNG in one browser that stays open: plotly's own way starts one for each figure, in a second or two."""
+"""Draw figures as PNG in one browser that stays open, where plotly's own way starts one for each figure."""
 
 import asyncio
 import atexit
@@ -52,7 +52,11 @@ class Painter:
         self.thread = threading.Thread(target=self._loop.run_forever, name="painter", daemon=True)
         self.thread.start()
         self._kaleido: Any = None
-        self._kaleido = self._wait(_opened(tabs))
+        try:
+            self._kaleido = self._wait(_opened(tabs))
+        except BaseException:
+            self.close()
+            raise
 
     def draw(self, figure: Mapping[str, Any], *, scale: int) -> bytes:
         return self._wait(self._kaleido.calc_fig(dict(figure), opts={"format": "png", "scale": scale}))
@@ -66,7 +70,12 @@ class Painter:
             self.thread.join(timeout=5)
 
     def _wait(self, what: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(what, self._loop).result(PATIENCE)
+        waited = asyncio.run_coroutine_threadsafe(what, self._loop)
+        try:
+            return waited.result(PATIENCE)
+        except BaseException:
+            waited.cancel()
+            raise
 
 
 async def _opened(tabs: int) -> Any:
@@ -85,7 +94,11 @@ async def _opened(tabs: int) -> Any:
 
     running: set[asyncio.Future] = set()  # or they would be collected while they run
     browser = Browser(n=tabs, mathjax=False, timeout=PATIENCE)  # with mathjax, each tab would look for it on the net
-    await browser.open()
+    try:
+        await browser.open()
+    except BaseException:
+        await browser.close()
+        raise
     return browser
 
 

@@ -228,12 +228,16 @@ def bars(
         row=1,
         col=col,
     )
-    # written beyond the whisker, where nothing covers it
+    drawn: Any = figure.data[-1]
+    look = {"showarrow": False, "font": {"size": 11}, "bgcolor": "rgba(255,255,255,0.75)", "borderpad": 0}
+    look |= {"xref": drawn.xaxis or "x", "yref": drawn.yaxis or "y", "xshift": 3 if flat else 0}
+    written = []  # beyond the whisker, where nothing covers it
     for place, value, tip in zip(places, mean, table["high"].to_numpy(), strict=True):
         said, end = ("undefined", 0.0) if np.isnan(value) else (f"{value:.2f}", max(value, tip))
         at = {"x": end, "y": place, "xanchor": "left"} if flat else {"x": place, "y": end, "yanchor": "bottom"}
-        said = {"text": said, "showarrow": False, "font_size": 11, "xshift": 3 if flat else 0}
-        figure.add_annotation({**said, **at, "bgcolor": "rgba(255,255,255,0.75)", "borderpad": 0}, row=1, col=col)
+        written.append(go.layout.Annotation({**look, **at, "text": said}))
+    layout: Any = figure.layout
+    layout.annotations += tuple(written)  # at once: each addition checks all that are there already
 
 
 def say(figure: go.Figure, said: str, *, col: int = 1, row: int = 1, wide: int = 40) -> None:

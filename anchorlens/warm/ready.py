@@ -40,7 +40,7 @@ class Client(AsyncKernelClient):
                 found = await channel.get_msg(timeout=left)
             except Empty:
                 break
-            if found["parent_header"].get("msg_id") == asked:
-                if not idle or found["content"].get("execution_state") == "idle":
-                    return found
+            mine = found["parent_header"].get("msg_id") == asked
+            if mine and (not idle or found["content"].get("execution_state") == "idle"):
+                return found
         return None

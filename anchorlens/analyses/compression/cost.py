@@ -45,8 +45,9 @@ def cost(model: Lens, group: Group, *, sizes: Iterable[int] = SIZES, repeats: in
         - demonstrations: making these memories (``batch`` is 1: once for all queries)
 
         ``seconds`` per query, for demonstrations per set: the median of the repeats, of the first queries that fill
-        one batch, or several until they are ``LEAST``; prompts are padded beforehand, and the device is waited for. ``flops_ratio``: ``operations`` of icl over those of the arm, means over the same queries,
-        padding left out. ``kv_bytes``: keys and values in memory.
+        one batch, or several until they are ``LEAST``; prompts are padded beforehand, and the device is waited for.
+        ``flops_ratio``: ``operations`` of icl over those of the arm, means over the same queries, padding left out.
+        ``kv_bytes``: keys and values in memory.
 
     Raises:
         ValueError: for sizes or repeats below 1, no size that the queries fill, or a model whose positions cannot be
@@ -63,8 +64,8 @@ def cost(model: Lens, group: Group, *, sizes: Iterable[int] = SIZES, repeats: in
     filled = [size for size in wanted if size <= min(len(group.prompts), MOST)]
     if not filled:
         raise ValueError(
-            f"sizes={wanted}: this group has {len(group.prompts)} queries and at most {MOST} are timed at a time, so that "
-            "no batch is filled; give a smaller size or more queries."
+            f"sizes={wanted}: this group has {len(group.prompts)} queries and at most {MOST} are timed at a time, so "
+            "that no batch is filled; give a smaller size or more queries."
         )
     wait = _waiting(device_of(model))
     positions = kept.by_role(group, "hidden_anchor").to(device_of(model))
