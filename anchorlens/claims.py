@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FOLDER = ".locks"  # in the store
+WAITS = "waits for another process that runs it"
+_TAKEN = (errno.EAGAIN, errno.EACCES)  # which of them depends on the system
 
 
 class StoreError(ValueError):
@@ -41,15 +43,35 @@ def owning(final: Path, waits: Callable[[], None] | None = None) -> Iterator[Non
         _release(handle)
 
 
+def owned(final: Path) -> bool:
+    """Whether another is seen to own a run; has to hold its lock for a moment, shared with others that ask."""
+    try:
+        handle = os.open(_path(final), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _TAKEN
+    else:
+        return False
+    finally:
+        _release(handle)
+
+
+def _path(final: Path) -> Path:
+    return final.parents[1] / FOLDER / final.parent.name / final.name
+
+
 def _locked(final: Path, waits: Callable[[], None] | None) -> int:
-    path = final.parents[1] / FOLDER / final.parent.name / final.name
+    path = _path(final)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if waits is None or error.errno not in (errno.EAGAIN, errno.EACCES):  # which of them depends on the system
+            if waits is None or error.errno not in _TAKEN:
                 raise
             waits()
             fcntl.flock(handle, fcntl.LOCK_EX)

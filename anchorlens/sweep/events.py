@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from anchorlens.claims import WAITS
 from anchorlens.store import StoreError
 from anchorlens.sweep.progress import Bar, cell, plain, seconds_left
 
@@ -157,7 +158,7 @@ def _said(event: str, more: Mapping[str, Any], ended: int, total: int) -> str:
     detail = f": {' '.join(more['error'].splitlines())}" if more.get("error") else ""
     took = f" ({more['seconds']:.1f} s)" if "seconds" in more else ""
     missed = f"; {more['untracked']} times a run was not tracked" if more.get("untracked") else ""
-    what = f"{event} {more.get('job', '')}".strip()
+    what = f"{more['job']} {WAITS}" if event == "waits" else f"{event} {more.get('job', '')}".strip()
     return f"{count}{what}{took}{detail}{missed}"
 
 
@@ -167,9 +168,10 @@ def status(root: Path) -> dict[str, Any]:
     Returns:
         ``host``, on which it is: of another than this one it cannot be seen whether it died; ``total``, the number of
         runs that are ``done``, ``cached`` and ``failed``, those ``running`` by name with seconds so far, ``cells``:
-        which code cell of how many each of them is in, ``cut``: names of those that a sweep which was interrupted or
-        died left in their midst, ``seconds_left`` where that can be told, ``errors`` by name, ``untracked`` by name
-        where a sink failed, and ``state``: running, finished, interrupted or died.
+        which code cell of how many each of them is in, ``waiting``: names of those that another process does, ``cut``:
+        names of those that a sweep which was interrupted or died left in their midst, ``seconds_left`` where that can
+        be told, ``errors`` by name, ``untracked`` by name where a sink failed, and ``state``: running, finished,
+        interrupted or died.
 
     Raises:
         FileNotFoundError: if there has been none.
@@ -187,17 +189,22 @@ def status(root: Path) -> dict[str, Any]:
             "concerned: remove the file, and start the sweep again to see what is there."
         ) from error
     running: dict[str, dict[str, Any]] = {}
+    waiting: dict[str, None] = {}  # in the order in which they came to it
     counts, errors, untracked, state = dict.fromkeys(ENDS, 0), {}, {}, "running"
     first: dict[str, Any] = {}
     for each in found:
         if each["event"] == "started":
             running[each["job"]] = each
+            waiting.pop(each["job"], None)
             first = first or each
         elif each["event"] in ENDS:
             running.pop(each["job"], None)
             counts[each["event"]] += 1
             if each["event"] == "failed":
                 errors[each["job"]] = each["error"]
+        elif each["event"] == "waits":
+            running.pop(each["job"], None)
+            waiting[each["job"]] = None
         elif each["event"] == "untracked":
             untracked[each["job"]] = each["error"]
         elif each["event"] in OVER:
@@ -208,7 +215,7 @@ def status(root: Path) -> dict[str, Any]:
     if state == "running" and here and not _alive(begin["process"]):
         state = "died"
     cut = [] if state == "running" else list(running)
-    running = {} if cut else running
+    running, waiting = (running, waiting) if state == "running" else ({}, {})
     ages = {job: _since(each, here) for job, each in running.items()}
     cells = {job: cell(each.get("folder", "")) for job, each in running.items()}
     left = None
@@ -216,7 +223,8 @@ def status(root: Path) -> dict[str, Any]:
         worked = counts["done"] + counts["failed"]
         left = seconds_left(worked, begin["total"] - sum(counts.values()), _since(first, here))
     stand = {"sweep": files[-1].stem, "host": host, "state": state, "total": begin["total"], **counts, "running": ages}
-    return {**stand, "cells": cells, "cut": cut, "seconds_left": left, "errors": errors, "untracked": untracked}
+    stand |= {"cells": cells, "waiting": list(waiting), "cut": cut}
+    return {**stand, "seconds_left": left, "errors": errors, "untracked": untracked}
 
 
 def _since(event: Mapping[str, Any], here: bool) -> float:
