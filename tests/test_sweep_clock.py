@@ -1,8 +1,12 @@
 """A clock that is set back, or was wrong, changes neither which sweep is the latest nor how long runs take."""
 
 import json
+import subprocess
+import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -66,6 +70,41 @@ def test_a_sweep_of_another_machine_is_not_taken_for_dead_and_its_ages_are_by_th
     found = status(tmp_path)
     assert (found["state"], found["host"]) == ("running", "elsewhere")
     assert 59 <= found["running"]["a"] < 65
+
+
+@pytest.mark.parametrize(
+    ("born", "state"),
+    [(None, "running"), ("", "running"), ("an earlier start of the machine 42", "died")],
+    ids=["written before it was told", "not to be seen", "another's"],
+)
+def test_a_sweep_whose_number_another_process_has_by_now_is_dead(tmp_path, born, state):
+    with Events(tmp_path, 1, as_json=True) as told:
+        told.say("started", job="a")
+        assert status(tmp_path)["state"] == "running"
+        begin, *rest = told.path.read_text().splitlines()
+        changed = {**json.loads(begin), "born": born}
+        if born is None:
+            del changed["born"]
+        told.path.write_text("\n".join([json.dumps(changed), *rest]) + "\n")
+        assert status(tmp_path)["state"] == state
+        assert status(tmp_path)["cut"] == (["a"] if state == "died" else [])
+
+
+def test_processes_are_told_apart_by_when_they_began_also_where_there_is_no_proc(monkeypatch):
+    processes = []
+    for _ in range(2):
+        processes.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+        time.sleep(0.05)  # the kernel counts hundredths
+    try:
+        for _ in range(2):
+            born = [events._born(each.pid) for each in processes]
+            assert born == [events._born(each.pid) for each in processes]
+            assert len({*born, ""}) == 3
+            monkeypatch.setattr(events, "Path", lambda name: Path("/none"))
+    finally:
+        for each in processes:
+            each.communicate(b"\n", timeout=20)
+    assert events._born(processes[0].pid) == ""
 
 
 def test_an_events_file_of_another_name_is_no_start_of_a_sweep(tmp_path):

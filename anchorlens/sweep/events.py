@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import psutil
+
 from anchorlens.claims import WAITS
 from anchorlens.store import StoreError
 from anchorlens.sweep.progress import Bar, cell, plain, seconds_left
@@ -75,7 +77,8 @@ class Events:
         if not self._json and sys.stderr.isatty():
             self._bar = Bar(self._total, self._stand)
         try:
-            self.say("begin", total=self._total, process=os.getpid(), host=socket.gethostname())
+            mine: dict[str, Any] = {"process": os.getpid(), "born": _born(os.getpid())}
+            self.say("begin", total=self._total, **mine, host=socket.gethostname())
         except BaseException:
             self.__exit__()
             raise
@@ -212,7 +215,7 @@ def status(root: Path) -> dict[str, Any]:
     begin = found[0] if found else {"total": 0, "process": int(files[-1].stem.rpartition("-")[2])}  # just starting
     host = begin.get("host", socket.gethostname())
     here = host == socket.gethostname()
-    if state == "running" and here and not _alive(begin["process"]):
+    if state == "running" and here and not _alive(begin["process"], begin.get("born")):
         state = "died"
     cut = [] if state == "running" else list(running)
     running, waiting = (running, waiting) if state == "running" else ({}, {})
@@ -234,11 +237,25 @@ def _since(event: Mapping[str, Any], here: bool) -> float:
     return max(0.0, time.monotonic() - event.get("clock", time.monotonic()))
 
 
-def _alive(process: int) -> bool:
+def _alive(process: int, born: str | None) -> bool:
+    """Whether a process is there, and is not a later one of the same number, as after the machine was started again."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    return not born or _born(process) in ("", born)
+
+
+def _born(process: int) -> str:
+    """Which of all that ever have this number a process is; empty where that is not to be seen.
+
+    On Linux by which start of the machine and when after it, which no clock that is set can change.
+    """
+    with suppress(OSError, IndexError):
+        fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {int(fields[19])}"
+    with suppress(psutil.Error):
+        return str(psutil.Process(process).create_time())
+    return ""
