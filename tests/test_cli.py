@@ -1,4 +1,4 @@
-"""The command line says what went wrong by its exit code: 0, 1, 2, 3, 130 or 141, and as JSON where that is asked for."""
+"""The command line says what went wrong by its exit code (0, 1, 2, 3, 130, 141), and as JSON where that is asked."""
 
 import json
 import os
