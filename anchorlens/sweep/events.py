@@ -77,7 +77,7 @@ class Events:
         if not self._json and sys.stderr.isatty():
             self._bar = Bar(self._total, self._stand)
         try:
-            mine: dict[str, Any] = {"process": os.getpid(), "born": _born(os.getpid())}
+            mine = {"process": os.getpid(), "born": _born(os.getpid())}
             self.say("begin", total=self._total, **mine, host=socket.gethostname())
         except BaseException:
             self.__exit__()
@@ -212,7 +212,8 @@ def status(root: Path) -> dict[str, Any]:
             untracked[each["job"]] = each["error"]
         elif each["event"] in OVER:
             state = each["event"]
-    begin = found[0] if found else {"total": 0, "process": int(files[-1].stem.rpartition("-")[2])}  # just starting
+    just = {"total": 0, "process": int(files[-1].stem.rpartition("-")[2])}  # starting, and has written nothing yet
+    begin: dict[str, Any] = found[0] if found else just
     host = begin.get("host", socket.gethostname())
     here = host == socket.gethostname()
     if state == "running" and here and not _alive(begin["process"], begin.get("born")):
