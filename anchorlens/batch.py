@@ -5,7 +5,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from anchorlens import __version__, store
+from anchorlens.claims import WAITS
 from anchorlens.gathering import Gathering
 from anchorlens.parameters import RESERVED, check, content, declared, examine, find
 from anchorlens.warm import Kernel, cold
@@ -92,6 +93,7 @@ def run(
     force: bool = False,
     bar: bool = True,
     kernel: Kernel | None = None,
+    waits: Callable[[], None] | None = None,
 ) -> Result:
     """Run a notebook with papermill, or return the result that is there already.
 
@@ -105,6 +107,8 @@ def run(
         force: run from the beginning even if there is a result, or a part of one, and replace it.
         bar: show progress by cells on stderr.
         kernel: one that is kept between runs (``warm.kernel``); by default the run starts and ends its own.
+        waits: called before this waits for another process that does the same run; may raise instead. By default stderr
+            is told.
 
     Raises:
         ParameterError, preflight.ModelError, tasks.TaskError: before anything starts.
@@ -115,7 +119,8 @@ def run(
     path, values, made_of, target = planned.path, planned.parameters, planned.made_of, planned.target
     if target.whole and not force and not store.damage(target):
         return Result(path.stem, target.final, cached=True)
-    with store.claiming(target, resume=not force):
+    told = waits or (lambda: print(f"{path.stem} {WAITS}", file=sys.stderr))
+    with store.claiming(target, resume=not force, waits=told):
         if target.whole and not force:
             if not (damaged := store.damage(target)):  # another runner was faster
                 return Result(path.stem, target.final, cached=True)

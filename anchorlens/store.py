@@ -2,19 +2,17 @@
 
 Everything is written into ``<key>.partial`` beside it, the manifest last; then the folder is renamed. A result that was
 damaged since gives way to a new run, and stays as ``<key>.broken`` to be looked at. Whoever works on
-a partial folder holds a lock on it, so that two runners of one key leave exactly one result. A table may come in parts,
-``<table>-00003.parquet``: since the key covers all that decides a result, a later try goes on where an earlier one
-ended.
+a partial folder owns the run (``claims``), so that two runners of one key leave exactly one result. A table may come in
+parts, ``<table>-00003.parquet``: since the key covers all that decides a result, a later try goes on where an earlier
+one ended.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +20,11 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from anchorlens import parts
+from anchorlens import claims, parts
+from anchorlens.claims import StoreError, writable
 
 SCHEMA = 1  # version of the manifest
 _SUMS, _DIGEST = _CHECKS = ("sha256", "digest")  # in a manifest: of the tables, and of all else in it
-
-
-class StoreError(ValueError):
-    """A result that does not have the form its analysis declares, or a folder that cannot be written or read."""
 
 
 @dataclass(frozen=True)
@@ -129,39 +124,22 @@ class Run:
 
     def tidy(self) -> None:
         """Remove an empty partial folder that nobody works in: a runner who waited for this run was killed there."""
-        with suppress(OSError), self._free():
-            self.partial.rmdir()
+        if self.partial.is_dir():  # of most there is none, and so no need of a lock
+            with suppress(OSError), claims.owning(self.final):
+                self.partial.rmdir()
 
     def leave(self, name: str, text: str) -> None:
         """Write a file for people into the partial folder of a run that is not there, unless somebody works in it.
 
         Nobody may be left to be told that there is no room for it, so an error is none.
         """
-        if not self.whole:
-            with suppress(OSError):
+        with suppress(OSError), claims.owning(self.final):
+            if not self.whole:
                 self.partial.mkdir(parents=True, exist_ok=True)
-                with self._free():
+                try:
                     (self.partial / name).write_text(text)
-            self.tidy()
-
-    @contextmanager
-    def _free(self) -> Iterator[None]:
-        """Own the partial folder in the block; OSError if there is none, or another owns it."""
-        handle = os.open(self.partial, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not self._is(handle):
-                raise BlockingIOError(errno.EAGAIN, "was renamed meanwhile", str(self.partial))
-            yield
-        finally:
-            os.close(handle)
-
-    def _is(self, handle: int) -> bool:
-        """Whether an open folder is what lies at ``partial`` now."""
-        try:
-            return os.path.samestat(self.partial.stat(), os.fstat(handle))
-        except FileNotFoundError:
-            return False
+                except OSError:
+                    self.partial.rmdir()
 
     def _stamp(self, name: str, number: int, of: int) -> dict[str, Any]:
         return {"key": self.final.name, "table": name, "part": number, "of": of}
@@ -201,42 +179,30 @@ class Run:
 
 
 @contextmanager
-def claiming(run: Run, *, resume: bool = False) -> Iterator[None]:
-    """Within the block this process alone owns the run's partial folder; waits for another owner to be done.
+def claiming(run: Run, *, resume: bool = False, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Within the block this process alone owns the run, whose partial folder is there; waits for another owner.
 
     What is left in the folder after an error stays there to be looked at, until the run is claimed again. Then it is
-    emptied; with ``resume``, parts of tables stay.
+    emptied; with ``resume``, parts of tables stay. ``waits`` is called before it waits, and may raise instead.
 
     Raises:
         StoreError: if the folder cannot be made.
     """
-    while True:
+    with ExitStack() as owned:
         with writable(run.partial):
+            owned.enter_context(claims.owning(run.final, waits))
             run.partial.mkdir(parents=True, exist_ok=True)
-        try:
-            handle = os.open(run.partial, os.O_RDONLY)
-        except FileNotFoundError:  # finished by another process just now
-            continue
+            made = run.partial.stat()
         try:
             with writable(run.partial):
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            if run._is(handle):
-                break
-        except StoreError:  # a file system without locks
-            os.close(handle)
-            raise
-        os.close(handle)  # the folder we waited for was finished and renamed
-    try:
-        with writable(run.partial):
-            run.clear(keep_parts=resume)
-            if run._replaced.exists():  # left by a process that was killed between two renames
-                shutil.rmtree(run._replaced) if run.whole else run._replaced.rename(run.final)
-        yield
-    finally:
-        with suppress(OSError):  # there is none, something is in it, or the folder became read-only
-            if run._is(handle):  # and not that of a next owner, who came when this one was put in its place
-                run.partial.rmdir()
-        os.close(handle)
+                run.clear(keep_parts=resume)
+                if run._replaced.exists():  # left by a process that was killed between two renames
+                    shutil.rmtree(run._replaced) if run.whole else run._replaced.rename(run.final)
+            yield
+        finally:
+            with suppress(OSError):  # there is none, something is in it, or the folder became read-only
+                if os.path.samestat(run.partial.stat(), made):  # and not one that somebody has made since
+                    run.partial.rmdir()
 
 
 def read(folder: Path, name: str = "results") -> pd.DataFrame:
@@ -316,21 +282,3 @@ def _check(frame: pd.DataFrame, columns: Mapping[str, str], name: str, *, empty:
 def _sum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def writable(path: Path) -> Iterator[None]:
-    """Within the block, an error of the file system is one of the folder of ``path``, and says what to do.
-
-    Raises:
-        StoreError: for such an error.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        raise StoreError(
-            f"output folder {path.parent}: cannot be written ({error.strerror or error}: {error.filename or path}). "
-            "Give a folder that you may write to, with room left, as --store."
-        ) from error

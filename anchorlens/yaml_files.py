@@ -1,6 +1,7 @@
 """YAML read strictly: no key twice, UTF-8, and errors that name file and line."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ def read(path: Path) -> Any:
         FileNotFoundError: if there is none.
         YamlError: for a file that cannot be read; names it, the line and the remedy.
     """
+    return placed(path)[0]
+
+
+def placed(path: Path) -> tuple[Any, Callable[..., int]]:
+    """As ``read``; and a function from keys of mappings and places in lists to the line that they lead to."""
     import yaml
 
     class Strict(yaml.SafeLoader):
@@ -43,7 +49,12 @@ def read(path: Path) -> Any:
     for kind in ("int", "float"):
         Strict.add_constructor(f"tag:yaml.org,2002:{kind}", Strict.number)
     try:
-        return yaml.load(path.read_bytes().decode("utf-8-sig"), Loader=Strict)
+        loader = Strict(path.read_bytes().decode("utf-8-sig"))
+        try:
+            node = loader.get_single_node()
+            said = None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
     except UnicodeDecodeError as error:
         raise YamlError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from error
     except FileNotFoundError:
@@ -52,6 +63,22 @@ def read(path: Path) -> Any:
         raise YamlError(f"{path}: {error}.") from error
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
+        at = f", line {mark.line + 1}" if mark else ""
         said = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise YamlError(f"{path}{line}: not readable as YAML ({said}); quote texts that hold : or #.") from error
+        raise YamlError(f"{path}{at}: not readable as YAML ({said}); quote texts that hold : or #.") from error
+
+    def line(*keys: Any) -> int:
+        value: Any = node
+        key: Any = node
+        for each in keys:  # as far as they lead
+            if isinstance(value, yaml.MappingNode):
+                pair = next((pair for pair in value.value if pair[0].value == each), None)
+            else:
+                there = isinstance(value, yaml.SequenceNode) and isinstance(each, int) and each < len(value.value)
+                pair = (value.value[each],) * 2 if there else None
+            if pair is None:
+                break
+            key, value = pair
+        return key.start_mark.line + 1 if key is not None else 1
+
+    return said, line

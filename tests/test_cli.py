@@ -1,4 +1,4 @@
-"""The command line says what went wrong by its exit code: 0, 1, 2, 3 or 130, and as JSON where that is asked for."""
+"""The command line says what went wrong by its exit code (0, 1, 2, 3, 130, 141), and as JSON where that is asked."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from anchorlens import __version__, batch, cli, parameters, store
+from anchorlens import __version__, batch, cli, parameters, store, sweep
 
 TINY = Path(__file__).parent / "fixtures" / "gpt2-tiny"
 FLOW = "2_1_information_flow"
@@ -209,6 +209,23 @@ def test_an_interrupt_has_a_code_of_its_own(monkeypatch):
     assert the_object(result)["error"].startswith(
         "interrupted; whole windows of prompts are kept: the same command goes on"
     )
+
+
+@pytest.mark.parametrize("words", [["list", "notebooks"], ["status", "{store}"], ["status", "{store}", "--json"]])
+@pytest.mark.parametrize("runs", [1, 3000], ids=["little", "much"])
+@pytest.mark.parametrize("both", [True, False], ids=["stdout and stderr", "stdout"])
+def test_a_reader_that_goes_away_ends_a_command_without_a_word(tmp_path, words, runs, both):
+    with sweep.Events(tmp_path, runs, as_json=True) as told:
+        for n in range(runs):
+            told.say("failed", job=f"job {n}", error="wrong " * 20)
+    words = [word.format(store=tmp_path) for word in words]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with (tmp_path / "said").open("wb") as said:
+        command = [sys.executable, "-m", "anchorlens.cli", *words]
+        code = subprocess.run(command, stdout=writing, stderr=writing if both else said).returncode
+    os.close(writing)
+    assert ((tmp_path / "said").read_text(), code) == ("", 141)
 
 
 def test_the_lists_name_what_there_is():

@@ -6,9 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from importlib import util
+from itertools import count as count_up
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -368,6 +371,74 @@ def test_a_worker_that_starts_too_slowly_has_not_used_up_the_limit_of_its_run(mo
     late = Future()
     late.set_exception(ray.exceptions.GetTimeoutError())
     assert "took longer than the limit of 9 s" in worker.outcome(late, 9.0)["error"]
+
+
+class OneByOne:
+    """Stands in for Ray, whose places and actors come when they are told to, and have numbers."""
+
+    exceptions = SlowRay.exceptions
+
+    def __init__(self, slow: str) -> None:
+        self.slow, self.go, self.asked = slow, threading.Event(), threading.Event()
+        self.numbers: dict[str, Iterator[int]] = {what: count_up(1) for what in ("place", "actor")}
+        self.gone: set[tuple[str, int]] = set()
+        self.util = SimpleNamespace(remove_placement_group=lambda place: self.gone.add(("place", place.number)))
+
+    def held_up(self, what: str, number: int) -> None:
+        if (what, number) == (self.slow, 1):
+            self.asked.set()
+            assert self.go.wait(20)
+
+    def place(self, needs) -> SimpleNamespace:
+        number = next(self.numbers["place"])
+
+        def wait(seconds: float) -> bool:
+            self.held_up("place", number)
+            return True
+
+        return SimpleNamespace(number=number, wait=wait)
+
+    def remote(self, kind) -> SimpleNamespace:
+        if kind is marks.end:
+            return SimpleNamespace(options=lambda **said: SimpleNamespace(remote=lambda mark: None))
+        return SimpleNamespace(options=lambda **said: SimpleNamespace(remote=self.actor))
+
+    def actor(self, mark: str, needs) -> SimpleNamespace:
+        number = next(self.numbers["actor"])
+        where, work = (SimpleNamespace(remote=lambda *given, what=what: (what, number)) for what in ("where", "work"))
+        return SimpleNamespace(number=number, where=where, work=work)
+
+    def get(self, call: tuple[str, int], timeout=None) -> dict:
+        what, number = call
+        if what == "where":
+            self.held_up("actor", number)
+            return {"name": f"node of {number}", "id": "00"}
+        return {"status": "done", "by": number}
+
+    def kill(self, actor) -> None:
+        self.gone.add(("actor", actor.number))
+
+
+@pytest.mark.parametrize("slow", ["place", "actor"])
+def test_a_worker_that_was_given_up_while_it_started_does_not_come_back_beside_its_successor(monkeypatch, slow):
+    util = pytest.importorskip("ray.util")
+    ray = OneByOne(slow)
+    monkeypatch.setattr(util, "placement_group", ray.place)
+    given = "2_3_extraction", {}, "runs", {}
+    worker = cluster_.Worker(ray, {"CPU": 1})
+    first = worker.start(given, 9.0)
+    assert ray.asked.wait(20)
+    worker.end()
+    by = worker.start(given, 9.0).result(20)["by"]
+    ray.go.set()
+    with pytest.raises(cluster_.StartError, match="ended while it started"):
+        first.result(20)
+    assert worker._node["name"] == f"node of {by}"
+    assert worker.start(given, 9.0).result(20)["by"] == by, "which is kept"
+    assert ("actor", by) not in ray.gone
+    made = {"place": next(ray.numbers["place"]) - 1, "actor": next(ray.numbers["actor"]) - 1}
+    kept = {(what, n) for what in made for n in range(1, made[what] + 1)} - ray.gone
+    assert sorted(what for what, _ in kept) == ["actor", "place"], "of the first nothing is left"
 
 
 CPUS, CARDS = {"CPU": 8.0}, {"CPU": 16.0, "GPU": 4.0}

@@ -12,6 +12,9 @@ from anchorlens.warm import cold, printing
 CELLS = [
     "print('a' * 8_000_000); print('b' * 8_000_000)",
     "import sys\nfor n in range(50): print(f'\\r{n}', end='', flush=True)",
+    "from IPython.display import HTML\ndisplay(HTML('<p>kept</p>'))\ndisplay('c' * 12_000_000)\n'd' * 3_000_000",
+    "display(HTML('e' * 11_000_000))\ndisplay(HTML('<p>kept, too</p>'))\n'a value'",
+    "'f' * 12_000_000",
 ]
 
 
@@ -80,14 +83,52 @@ def test_messages_without_end_take_room_too(limit):
     assert stream.flushed < 4
 
 
+def test_a_display_that_does_not_fit_is_left_out_and_says_so_once(limit):
+    displays = printing._Displays()
+    for _ in range(2):
+        figure = {"image/png": b"12345", "text/plain": "f"}
+        assert displays.kept("1", figure) is figure
+        (said,) = displays.kept("1", figure).items()
+        assert said == ("text/plain", "[A cell displays 10 characters; what is here beyond them is left out.]")
+        assert displays.kept("1", {"application/json": {"a": "bcd"}}) == {}
+        assert "[18 characters in 2 displays of this cell are left out." in displays.ended()
+        assert displays.ended() == ""
+
+
+def test_a_text_is_displayed_as_far_as_there_is_room(limit):
+    displays = printing._Displays()
+    assert displays.kept("1", {"text/plain": "abcdefgh"})["text/plain"].startswith("abcdef\n[A cell displays 10 ")
+    assert displays.kept("1", {"text/plain": "i"}) == {}
+    assert displays.kept("1", {"text/plain": "now"}, update=True) == {"text/plain": "now"}, "which replaces another"
+    assert displays.kept("1", {"text/plain": "far too long"}, update=True) == {}
+    assert displays.kept("2", {"text/plain": "j"}) == {"text/plain": "j"}, "of another cell"
+
+
 def test_a_kernel_of_its_own_has_the_same_bound(tmp_path):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in CELLS])
     nbformat.write(notebook, tmp_path / "given.ipynb")
     path = str(tmp_path / "ran.ipynb")
     papermill.execute_notebook(str(tmp_path / "given.ipynb"), path, kernel_name="python3", progress_bar=False, **cold())
-    bounded, progress = json.loads(Path(path).read_text())["cells"]
+    bounded, progress, displayed, drawn, value = json.loads(Path(path).read_text())["cells"]
     text = "".join("".join(output["text"]) for output in bounded["outputs"])
     assert text.count("a") == pytest.approx(8_000_000, abs=100)
     assert text.count("b") == pytest.approx(2_000_000, abs=2000)
     assert "[6,000,002 characters that this cell printed are left out." in text
     assert ["".join(output["text"]) for output in progress["outputs"]] == ["\r49"]
+    kept, cut, said = (shown(output) for output in displayed["outputs"])
+    assert (kept, cut.count("c")) == ("<p>kept</p>", pytest.approx(10_000_000, abs=2000))
+    assert "what is here beyond them is left out" in cut
+    assert (
+        "in 2 displays of this cell are left out. To have them all, let it write them to a file in the run's folder."
+        in said
+    )
+    first, second, last, told = (shown(output) for output in drawn["outputs"])
+    assert (first[:18], second, last) == ("[A cell displays 1", "<p>kept, too</p>", "'a value'")
+    assert "[11,000,0" in told
+    assert shown(value["outputs"][0]).count("f") == pytest.approx(10_000_000, abs=2000)
+    assert "are left out." in shown(value["outputs"][1])
+
+
+def shown(output: dict) -> str:
+    data = output.get("data", {})
+    return "".join(data.get("text/html") or data.get("text/plain") or output["text"])

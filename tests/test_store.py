@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from anchorlens import store
+from anchorlens import claims, store
 from anchorlens.store import Run, StoreError
 
 COLUMNS = {"example": "int64", "flow": "str", "value": "float64"}
@@ -216,7 +217,7 @@ RUNNER = """
 import sys
 from pathlib import Path
 import pandas as pd
-from anchorlens import store
+from anchorlens import claims, store
 
 final, name, log = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 run = store.Run(final)
@@ -240,13 +241,22 @@ with store.claiming(run):
 """
 
 
+AS_NFS = "import fcntl\nfcntl.flock = fcntl.lockf\n"  # which it makes of it: for files only, open for writing
+
+
+@pytest.fixture(params=["", AS_NFS], ids=["here", "as NFS"])
+def locks(request) -> str:
+    """Code that gives a process the locks of a file system."""
+    return request.param
+
+
 @pytest.fixture
-def runner(run, tmp_path):
+def runner(run, tmp_path, locks):
     """A function that starts a process which claims ``run``, says so, and waits for a line before it finishes."""
     started = []
 
     def start(name: str) -> subprocess.Popen:
-        command = [sys.executable, "-c", RUNNER, str(run.final), name, str(tmp_path / "log.txt")]
+        command = [sys.executable, "-c", locks + RUNNER, str(run.final), name, str(tmp_path / "log.txt")]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         started.append(process)
         assert said(process) == "ready"
@@ -289,7 +299,7 @@ def test_a_file_system_without_locks_is_refused_with_the_remedy(run, monkeypatch
     def none(handle: int, how: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(store.fcntl, "flock", none)
+    monkeypatch.setattr(claims.fcntl, "flock", none)
     before = len(list(Path("/dev/fd").iterdir()))
     with pytest.raises(StoreError, match=r"No locks available.*Give a folder"), store.claiming(run):
         pass
@@ -308,3 +318,81 @@ def test_a_killed_process_leaves_a_partial_folder_that_the_next_one_empties(run,
     assert second.returncode == 0
     assert sorted(path.name for path in run.final.iterdir()) == ["manifest.json", "results.parquet"]
     assert store.manifest(run.final)["by"] == "second"
+
+
+CONTENDER = """
+import os, sys
+from pathlib import Path
+import pandas as pd
+from anchorlens import store
+
+final, sole = Path(sys.argv[1]), Path(sys.argv[2])
+run = store.Run(final)
+for n in range(15):
+    with store.claiming(run, resume=n % 2 == 0):
+        os.close(os.open(sole, os.O_CREAT | os.O_EXCL))  # fails if another is in this block
+        run.write_part(pd.DataFrame({"value": [1.0]}), {"value": "float64"}, "results", 0, of=1)
+        if n % 3:
+            run.write(run.read_part("results", 0), {"value": "float64"})
+            run.finish({"by": os.getpid()})
+            if n % 3 == 2:
+                run.set_aside()
+        sole.unlink()
+    run.leave("note.txt", "by nobody")
+    run.tidy()
+"""
+
+
+def test_of_many_processes_one_at_a_time_owns_a_run(run, tmp_path, locks):
+    command = [sys.executable, "-c", locks + CONTENDER, str(run.final), str(tmp_path / "sole")]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 4, said
+    assert [path.name for path in tmp_path.glob("store/.locks/*/*")] == ["abc"], "one file for a key"
+    assert not run.whole or store.damage(run) == ""
+
+
+def test_whoever_has_to_wait_is_told_and_may_leave_instead(run):
+    def leave() -> None:
+        raise InterruptedError
+
+    with store.claiming(run, waits=leave):
+        before = len(list(Path("/dev/fd").iterdir()))
+        with pytest.raises(InterruptedError), store.claiming(run, waits=leave):
+            pass
+        assert len(list(Path("/dev/fd").iterdir())) == before
+        run.leave("note.txt", "somebody else's")
+        run.tidy()
+        assert list(run.partial.iterdir()) == []
+    with store.claiming(run, waits=leave):
+        pass
+
+
+def test_to_look_after_a_finished_run_makes_no_lock(run):
+    finished(run)
+    shutil.rmtree(run.final.parents[1] / ".locks")
+    run.tidy()
+    assert not (run.final.parents[1] / ".locks").exists()
+
+
+def test_nothing_is_left_beside_a_run_that_was_done_meanwhile(run):
+    finished(run)
+    run.leave("note.txt", "died after it was done")
+    assert [path.name for path in run.final.parent.iterdir()] == ["abc"]
+
+
+def test_a_fork_that_outlives_its_owner_does_not_keep_the_run(run):
+    def leave() -> None:
+        raise AssertionError("it is kept")
+
+    with store.claiming(run):
+        forked = os.fork()
+        if forked == 0:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with store.claiming(run, waits=leave):
+            pass
+    finally:
+        os.kill(forked, 9)
+        os.waitpid(forked, 0)

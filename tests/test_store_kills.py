@@ -67,7 +67,7 @@ def processes():
 def test_before_whatever_step_a_run_ends_there_is_one_whole_result_or_none_and_the_next_completes(
     tmp_path, processes, there, how
 ):
-    older = FRAME.assign(value=[1.0, 2.0])
+    older, ended = FRAME.assign(value=[1.0, 2.0]), 0
     for at in range(1, 99):
         run = store.Run(tmp_path / str(at) / "abc")
         if there != "nothing":
@@ -93,7 +93,8 @@ def test_before_whatever_step_a_run_ends_there_is_one_whole_result_or_none_and_t
         assert {path.name for path in run.final.iterdir()} == {"manifest.json", "results.parquet"}
         if process.exitcode == 0:
             break
-    assert at > 10, "there are that many steps at least"
+        ended += 1
+    assert ended == at - 1 > 10, "before each step but the last, of which there are that many at least"
 
 
 def test_a_path_is_as_it_was_given(tmp_path):

@@ -108,6 +108,59 @@ def test_a_file_that_is_no_grid_is_refused(tmp_path, text, said):
         sweep.read(tmp_path / "none.yaml")
 
 
+FILE = """\
+notebooks:
+  - 2_2_isolation
+  - 3_1_reweighting
+model: &small toy
+shots:
+  - 1
+  - 2
+only:
+  3_1_reweighting:
+    learning_rate: [0.1,
+      0.2]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  - 2\n", "  - two\n", "grid.yaml, line 7: 2_2_isolation.ipynb: parameter shots='two' is str, expected int"),
+        ("  - 2\n", "  - 1\n", "grid.yaml, line 7: shots has 1 twice; give each value once"),
+        ("  - 1\n  - 2\n", "  []\n", "grid.yaml, line 5: shots is an empty list"),
+        ("  - 2\n", "  - -2\n", "grid.yaml, line 7: shots=-2: in-context learning needs"),
+        ("0.2]", "0.0]", "grid.yaml, line 11: learning_rate=0.0: it must be above 0"),
+        ("0.2]", "0.1]", "grid.yaml, line 11: learning_rate has 0.1 twice"),
+        ("learning_rate", "learning_rte", "grid.yaml, line 10: 3_1_reweighting.ipynb has no parameter 'learning_rte'"),
+        ("toy\n", "no-such/model-here\n", "grid.yaml, line 4: "),
+        ("toy\n", "toy\ntask: sst3\n", "grid.yaml, line 5: no task 'sst3'"),
+        ("toy\n", "toy\ndepths: [[1]]\n", "grid.yaml, line 5: depths is no parameter of 3_1_reweighting"),
+        ("  - 3_1_r", "  - 3_1_rr", "grid.yaml, line 3: no notebook '3_1_rreweighting'"),
+        ("  3_1_r", "  3_1_q", "grid.yaml, line 9: only: 3_1_qeweighting is not among"),
+        ("only:", "only: 3\nx:", "grid.yaml, line 8: only: expected {notebook"),
+        (
+            "toy\n",
+            "toy\nas_published: *small\n",
+            "grid.yaml, line 5: 2_2_isolation.ipynb: parameter as_published='toy'",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said_with_its_line(tmp_path, old, new, said):
+    path = tmp_path / "grid.yaml"
+    assert old in FILE
+    path.write_text(FILE.replace(old, new, 1))
+    with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path))}/{re.escape(said)}"):
+        sweep.jobs(sweep.with_words(sweep.read(path), [], []), tmp_path / "runs", where=str(path))
+
+
+def test_what_a_command_line_says_instead_has_no_line(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text(FILE)
+    with pytest.raises(ParameterError, match=r"^2_2_isolation.ipynb: parameter shots='two' is str"):
+        sweep.jobs(sweep.with_words(sweep.read(path), [], ["shots=two"]), tmp_path / "runs", where=str(path))
+
+
 def test_values_that_are_code_stay_text(tmp_path):
     evil = "toy\"; open('made', 'w').write('x') #"
     with pytest.raises(ValueError, match="model"):

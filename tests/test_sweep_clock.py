@@ -1,13 +1,28 @@
 """A clock that is set back, or was wrong, changes neither which sweep is the latest nor how long runs take."""
 
 import json
+import subprocess
+import sys
+import threading
+import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import pandas as pd
 import pytest
+from sweep_helpers import LIMITS, count, place, sweeps, undisturbed
 
-from anchorlens import batch, store
+from anchorlens import batch, claims, store
 from anchorlens.sweep import Events, events, status
 
+__all__ = ["place", "sweeps", "undisturbed"]  # fixtures
+LEAPS = """
+import os, sys, time
+if "anchorlens.cli" in sys.orig_argv:
+    wall = time.time
+    time.time = lambda: wall() + 9999 * os.path.exists({sign!r})
+"""  # the clock of the process that looks after a sweep is set forward by hours when a run says so
+FRAME = pd.DataFrame({"value": [1.0]})
 MOVES = [timedelta(days=-400), timedelta(seconds=-1), timedelta(0), timedelta(days=400)]
 
 
@@ -57,6 +72,41 @@ def test_a_sweep_of_another_machine_is_not_taken_for_dead_and_its_ages_are_by_th
     assert 59 <= found["running"]["a"] < 65
 
 
+@pytest.mark.parametrize(
+    ("born", "state"),
+    [(None, "running"), ("", "running"), ("an earlier start of the machine 42", "died")],
+    ids=["written before it was told", "not to be seen", "another's"],
+)
+def test_a_sweep_whose_number_another_process_has_by_now_is_dead(tmp_path, born, state):
+    with Events(tmp_path, 1, as_json=True) as told:
+        told.say("started", job="a")
+        assert status(tmp_path)["state"] == "running"
+        begin, *rest = told.path.read_text().splitlines()
+        changed = {**json.loads(begin), "born": born}
+        if born is None:
+            del changed["born"]
+        told.path.write_text("\n".join([json.dumps(changed), *rest]) + "\n")
+        assert status(tmp_path)["state"] == state
+        assert status(tmp_path)["cut"] == (["a"] if state == "died" else [])
+
+
+def test_processes_are_told_apart_by_when_they_began_also_where_there_is_no_proc(monkeypatch):
+    processes = []
+    for _ in range(2):
+        processes.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+        time.sleep(0.05)  # the kernel counts hundredths
+    try:
+        for _ in range(2):
+            born = [events._born(each.pid) for each in processes]
+            assert born == [events._born(each.pid) for each in processes]
+            assert len({*born, ""}) == 3
+            monkeypatch.setattr(events, "Path", lambda name: Path("/none"))
+    finally:
+        for each in processes:
+            each.communicate(b"\n", timeout=20)
+    assert events._born(processes[0].pid) == ""
+
+
 def test_an_events_file_of_another_name_is_no_start_of_a_sweep(tmp_path):
     (tmp_path / events.FOLDER).mkdir()
     (tmp_path / events.FOLDER / "notes.jsonl").write_text("")
@@ -94,3 +144,61 @@ def test_a_try_of_a_run_that_is_there_has_not_failed(tmp_path):
     (target.final / "manifest.json").write_text("{}")
     batch.note_failure(target, "died after it was done")
     assert not target.partial.exists()
+
+
+def test_a_clock_that_is_set_forward_ends_no_run(undisturbed, sweeps):
+    sign = sweeps.folder / "sign"
+    sweeps.trouble.write_text(f"if limit == 2: Path({str(sign)!r}).touch(); time.sleep(2)")
+    site = sweeps.folder / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        (sweeps.folder.parent / "site" / "sitecustomize.py").read_text() + LEAPS.format(sign=str(sign))
+    )
+    sweeps.env["PYTHONPATH"] = f"{site}:{sweeps.env['PYTHONPATH']}"
+    code, said = sweeps.run("--time-limit", "60")
+    assert (code, count(said, "done")) == (0, len(LIMITS)), said
+
+
+def test_while_another_process_does_a_run_the_others_are_done_and_no_time_counts(undisturbed, sweeps):
+    taken = store.Run(sweeps.store / "small" / sorted(undisturbed.tables())[0])
+    with store.claiming(taken):
+        sweep, said = sweeps.start("--time-limit", "8"), []
+        began = datetime.now(UTC)
+        while count(said, "done") < len(LIMITS) - 1 or not count(said, "waits"):
+            said.append(json.loads(sweep.stdout.readline()))
+        (waits,) = [event["job"] for event in said if event["event"] == "waits"]
+        while (datetime.now(UTC) - began).total_seconds() < 12:
+            stand = status(sweeps.store)
+            assert (stand["state"], stand["waiting"], stand["running"]) == ("running", [waits], {})
+        assert "failed" not in batch.failure(taken)
+    code, rest = sweeps.ended(sweep)
+    told = [event["event"] for event in said + rest if event.get("job") == waits]
+    assert (code, told) == (0, ["started", "waits", "started", "done"]), sweeps.said.read_text()
+    assert status(sweeps.store)["waiting"] == []
+    sweeps.is_as(undisturbed.tables(), cached=3)
+
+
+def test_a_wait_is_a_line_that_is_read(tmp_path, capsys):
+    with Events(tmp_path, 1) as told:
+        told.say("waits", job="2_3_extraction model=toy", folder="")
+    assert f"2_3_extraction model=toy {claims.WAITS}\n" in capsys.readouterr().err
+
+
+def test_a_run_that_waits_for_another_process_says_so(tmp_path, capsys):
+    def leave() -> None:
+        raise InterruptedError
+
+    planned = batch.plan("2_3_extraction", {"limit": 8}, tmp_path)
+    with store.claiming(planned.target):
+        with pytest.raises(InterruptedError):
+            batch.run("2_3_extraction", {"limit": 8}, root=tmp_path, waits=leave)
+        waiting = threading.Thread(target=batch.run, args=("2_3_extraction", {"limit": 8}), kwargs={"root": tmp_path})
+        waiting.start()
+        said = ""
+        while claims.WAITS not in said:
+            said += capsys.readouterr().err
+        planned.target.write(FRAME, {"value": "float64"})
+        planned.target.finish({})
+    waiting.join(timeout=60)
+    assert not waiting.is_alive()
+    assert said == f"2_3_extraction {claims.WAITS}\n"

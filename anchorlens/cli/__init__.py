@@ -10,6 +10,7 @@ from anchorlens.cli.looks import doctor, list_
 from anchorlens.cli.paper import reproduce
 from anchorlens.cli.reports import report
 from anchorlens.cli.runs import demo, run
+from anchorlens.cli.shared import quietly
 from anchorlens.cli.sweeps import status, sweep
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -30,8 +31,8 @@ def anchorlens(
 
 
 for command in (run, demo, sweep, status, reproduce, report, doctor):
-    app.command()(command)
-app.command("list")(list_)
+    app.command()(quietly(command))
+app.command("list")(quietly(list_))
 
 
 def main() -> None:

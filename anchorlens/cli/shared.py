@@ -1,16 +1,20 @@
 """What commands share: options, and errors as messages and exit codes."""
 
+import functools
 import json
+import os
+import select
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 BAD_INPUT, MISSING, INTERRUPTED = 2, 3, 130
+CLOSED = 141  # nobody reads what is said any more; as the shell tells of a program that ends by SIGPIPE
 EXIT_CODES = {
     "ParameterError": BAD_INPUT,
     "TaskError": BAD_INPUT,
@@ -50,11 +54,40 @@ def exit_codes(as_json: bool, notebook: str) -> Iterator[None]:
     except typer.Exit:
         raise
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            raise
         kind = getattr(error, "kind", type(error).__name__)  # a failed run says what failed in it
         if not hasattr(error, "kind") and kind not in EXIT_CODES and not isinstance(error, OSError):
             traceback.print_exc()  # not foreseen, so say where
         prefix = "" if hasattr(error, "kind") else f"{kind}: "
         fail(f"{prefix}{error}", EXIT_CODES.get(kind, 1), as_json, notebook)
+
+
+def quietly(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that ends without a word when whoever read its output has gone, as ``head`` does."""
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        try:
+            command(**given)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            if not (unread := _unread()):
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for output in unread:  # what is left in buffers is written at the end
+                os.dup2(nowhere, output)
+            raise typer.Exit(CLOSED) from None
+
+    return run
+
+
+def _unread() -> list[int]:
+    """Which of stdout and stderr are pipes that nobody reads."""
+    asked = select.poll()
+    for output in (1, 2):
+        asked.register(output, 0)
+    return [output for output, said in asked.poll(0) if said & (select.POLLERR | select.POLLHUP)]
 
 
 def fail(message: str, code: int, as_json: bool, notebook: str) -> None:

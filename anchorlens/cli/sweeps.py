@@ -89,6 +89,8 @@ def status(
     for job, seconds in found["running"].items():
         within = ", cell {}/{}".format(*found["cells"][job]) if found["cells"][job] else ""
         print(f"  running for {seconds:.0f} s{within}: {sweep_.plain(job)}")
+    for job in found["waiting"]:
+        print(f"  waits for another process that runs it: {sweep_.plain(job)}")
     for job in found["cut"]:
         print(f"  not ended: {sweep_.plain(job)}")
     if found["cut"] or found["state"] in ("interrupted", "died"):

@@ -109,17 +109,22 @@ class Crew:
 
 
 class Worker:
-    """An actor that runs jobs one by one, another one whenever it dies, and all that they start."""
+    """An actor that runs jobs one by one, another one whenever it dies, and all that they start.
+
+    ``end`` may come while an actor is made, in a thread: it begins a new generation, and what is made for an earlier
+    one ends where it is made, so that it never stands beside, or in place of, its successor.
+    """
 
     def __init__(self, ray: Any, needs: Mapping[str, int]) -> None:
         self._ray, self._needs, self._mark, self.sign = ray, needs, "", Path()
         self._actor = self._place = self.ending = None
         self._node: dict[str, str] = {}
+        self._generation, self._lock = 0, threading.Lock()
 
     def plan(self, *given: Any) -> dict[str, Any]:
         """What a run's key is made of there, or what is wrong with it."""
         try:
-            return self._ray.get(self._ready().plan.remote(*given))
+            return self._ray.get(self._ready(self._generation).plan.remote(*given))
         except StartError as error:
             raise ClusterError(f"{error}, so that no run could be planned: look whether nodes import slowly") from error
         except self._ray.exceptions.RayError as error:
@@ -128,7 +133,7 @@ class Worker:
     def start(self, given: tuple[Any, ...], limit: float) -> Future:
         """The future of a run; the actor is placed and made first, which the limit does not count."""
         future: Future = Future()
-        threading.Thread(target=self._fly, args=(future, given, limit), daemon=True).start()
+        threading.Thread(target=self._fly, args=(future, given, limit, self._generation), daemon=True).start()
         return future
 
     def outcome(self, future: Future, limit: float) -> dict[str, Any]:
@@ -159,23 +164,28 @@ class Worker:
 
     def end(self) -> None:
         """End the actor and all that its runs have started, at once; ``ending`` tells when all is gone."""
-        actor, place, self._actor, self._place = self._actor, self._place, None, None
+        with self._lock:
+            self._generation += 1
+            actor, place, node, mark = self._actor, self._place, self._node, self._mark
+            self._actor, self._place, self._node = None, None, {}
+        self._give_back(actor, place)
+        if node:
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            there = NodeAffinitySchedulingStrategy(node["id"], soft=False)
+            self.ending = self._ray.remote(marks.end).options(num_cpus=0, scheduling_strategy=there).remote(mark)
+
+    def _give_back(self, actor: Any, place: Any) -> None:
         if actor is not None:
             with suppress(self._ray.exceptions.RayError, ValueError):
                 self._ray.kill(actor)
         if place is not None:
             with suppress(self._ray.exceptions.RayError):
                 self._ray.util.remove_placement_group(place)
-        if self._node:
-            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-            there = NodeAffinitySchedulingStrategy(self._node["id"], soft=False)
-            self.ending = self._ray.remote(marks.end).options(num_cpus=0, scheduling_strategy=there).remote(self._mark)
-            self._node = {}
-
-    def _fly(self, future: Future, given: tuple[Any, ...], limit: float) -> None:
+    def _fly(self, future: Future, given: tuple[Any, ...], limit: float, generation: int) -> None:
         try:
-            actor = self._ready()
+            actor = self._ready(generation)
             notebook, given_parameters, root, made_of = given
             named, there, folder = sent(notebook, given_parameters, Path(root))
             done = actor.work.remote(named, there, folder, made_of, [str(self.sign), *files(there)])
@@ -183,31 +193,49 @@ class Worker:
         except BaseException as error:  # of a thread, so for whoever waits
             future.set_exception(error)
 
-    def _ready(self) -> Any:
-        """The actor, once it has answered."""
-        if self._actor is not None:
-            return self._actor
+    def _ready(self, generation: int) -> Any:
+        """The actor, once it has answered.
+
+        Raises:
+            StartError: if it does not, or the worker was ended meanwhile.
+        """
+        if (actor := self._kept(generation)) is not None:
+            return actor
         from ray.util import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        if self.ending is not None:  # so that the new kernel does not share a GPU with the old one
-            self._ray.wait([self.ending], timeout=_PATIENCE)
-            self.ending = None
+        if (ending := self.ending) is not None:  # so that the new kernel does not share a GPU with the old one
+            self._ray.wait([ending], timeout=_PATIENCE)
         place = placement_group([dict(self._needs)])
         if not place.wait(_PLACING):
-            self._ray.util.remove_placement_group(place)
+            self._give_back(None, place)
             raise UnplacedError(crowded(self._ray, self._needs, _PLACING))
-        self._place = place
         options = {"num_cpus": self._needs["CPU"], "num_gpus": self._needs.get("GPU", 0), "max_restarts": 0}
         at = PlacementGroupSchedulingStrategy(placement_group=place)
-        self._mark = uuid.uuid4().hex  # its own: what ends the last actor's kernel may be late, and must spare this one
-        actor = self._ray.remote(Actor).options(**options, scheduling_strategy=at).remote(self._mark, self._needs)
-        self._actor = actor
+        mark = uuid.uuid4().hex  # its own: what ends the last actor's kernel may be late, and must spare this one
+        actor = self._ray.remote(Actor).options(**options, scheduling_strategy=at).remote(mark, self._needs)
         try:
-            self._node = self._ray.get(actor.where.remote(), timeout=_STARTING)
+            self._kept(generation, _actor=actor, _place=place, _mark=mark, ending=None)
+        except StartError:
+            self._give_back(actor, place)
+            raise
+        try:
+            node = self._ray.get(actor.where.remote(), timeout=_STARTING)
         except self._ray.exceptions.GetTimeoutError as error:  # the limit is that of runs
             raise StartError(f"its worker did not start within {_STARTING} s") from error
-        return actor
+        return self._kept(generation, _node=node)
+
+    def _kept(self, generation: int, **found: Any) -> Any:
+        """The actor of this generation, if there is one, when ``found`` was taken note of.
+
+        Raises:
+            StartError: if another generation has begun.
+        """
+        with self._lock:
+            if generation != self._generation:
+                raise StartError("its worker was ended while it started")
+            vars(self).update(found)
+            return self._actor
 
 
 def _short(error: BaseException) -> str:

@@ -13,6 +13,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import psutil
+
+from anchorlens.claims import WAITS
 from anchorlens.store import StoreError
 from anchorlens.sweep.progress import Bar, cell, plain, seconds_left
 
@@ -74,7 +77,8 @@ class Events:
         if not self._json and sys.stderr.isatty():
             self._bar = Bar(self._total, self._stand)
         try:
-            self.say("begin", total=self._total, process=os.getpid(), host=socket.gethostname())
+            mine = {"process": os.getpid(), "born": _born(os.getpid())}
+            self.say("begin", total=self._total, **mine, host=socket.gethostname())
         except BaseException:
             self.__exit__()
             raise
@@ -157,7 +161,7 @@ def _said(event: str, more: Mapping[str, Any], ended: int, total: int) -> str:
     detail = f": {' '.join(more['error'].splitlines())}" if more.get("error") else ""
     took = f" ({more['seconds']:.1f} s)" if "seconds" in more else ""
     missed = f"; {more['untracked']} times a run was not tracked" if more.get("untracked") else ""
-    what = f"{event} {more.get('job', '')}".strip()
+    what = f"{more['job']} {WAITS}" if event == "waits" else f"{event} {more.get('job', '')}".strip()
     return f"{count}{what}{took}{detail}{missed}"
 
 
@@ -167,9 +171,10 @@ def status(root: Path) -> dict[str, Any]:
     Returns:
         ``host``, on which it is: of another than this one it cannot be seen whether it died; ``total``, the number of
         runs that are ``done``, ``cached`` and ``failed``, those ``running`` by name with seconds so far, ``cells``:
-        which code cell of how many each of them is in, ``cut``: names of those that a sweep which was interrupted or
-        died left in their midst, ``seconds_left`` where that can be told, ``errors`` by name, ``untracked`` by name
-        where a sink failed, and ``state``: running, finished, interrupted or died.
+        which code cell of how many each of them is in, ``waiting``: names of those that another process does, ``cut``:
+        names of those that a sweep which was interrupted or died left in their midst, ``seconds_left`` where that can
+        be told, ``errors`` by name, ``untracked`` by name where a sink failed, and ``state``: running, finished,
+        interrupted or died.
 
     Raises:
         FileNotFoundError: if there has been none.
@@ -187,28 +192,34 @@ def status(root: Path) -> dict[str, Any]:
             "concerned: remove the file, and start the sweep again to see what is there."
         ) from error
     running: dict[str, dict[str, Any]] = {}
+    waiting: dict[str, None] = {}  # in the order in which they came to it
     counts, errors, untracked, state = dict.fromkeys(ENDS, 0), {}, {}, "running"
     first: dict[str, Any] = {}
     for each in found:
         if each["event"] == "started":
             running[each["job"]] = each
+            waiting.pop(each["job"], None)
             first = first or each
         elif each["event"] in ENDS:
             running.pop(each["job"], None)
             counts[each["event"]] += 1
             if each["event"] == "failed":
                 errors[each["job"]] = each["error"]
+        elif each["event"] == "waits":
+            running.pop(each["job"], None)
+            waiting[each["job"]] = None
         elif each["event"] == "untracked":
             untracked[each["job"]] = each["error"]
         elif each["event"] in OVER:
             state = each["event"]
-    begin = found[0] if found else {"total": 0, "process": int(files[-1].stem.rpartition("-")[2])}  # just starting
+    just = {"total": 0, "process": int(files[-1].stem.rpartition("-")[2])}  # starting, and has written nothing yet
+    begin: dict[str, Any] = found[0] if found else just
     host = begin.get("host", socket.gethostname())
     here = host == socket.gethostname()
-    if state == "running" and here and not _alive(begin["process"]):
+    if state == "running" and here and not _alive(begin["process"], begin.get("born")):
         state = "died"
     cut = [] if state == "running" else list(running)
-    running = {} if cut else running
+    running, waiting = (running, waiting) if state == "running" else ({}, {})
     ages = {job: _since(each, here) for job, each in running.items()}
     cells = {job: cell(each.get("folder", "")) for job, each in running.items()}
     left = None
@@ -216,7 +227,8 @@ def status(root: Path) -> dict[str, Any]:
         worked = counts["done"] + counts["failed"]
         left = seconds_left(worked, begin["total"] - sum(counts.values()), _since(first, here))
     stand = {"sweep": files[-1].stem, "host": host, "state": state, "total": begin["total"], **counts, "running": ages}
-    return {**stand, "cells": cells, "cut": cut, "seconds_left": left, "errors": errors, "untracked": untracked}
+    stand |= {"cells": cells, "waiting": list(waiting), "cut": cut}
+    return {**stand, "seconds_left": left, "errors": errors, "untracked": untracked}
 
 
 def _since(event: Mapping[str, Any], here: bool) -> float:
@@ -226,11 +238,25 @@ def _since(event: Mapping[str, Any], here: bool) -> float:
     return max(0.0, time.monotonic() - event.get("clock", time.monotonic()))
 
 
-def _alive(process: int) -> bool:
+def _alive(process: int, born: str | None) -> bool:
+    """Whether a process is there, and is not a later one of the same number, as after the machine was started again."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    return not born or _born(process) in ("", born)
+
+
+def _born(process: int) -> str:
+    """Which of all that ever have this number a process is; empty where that is not to be seen.
+
+    On Linux by which start of the machine and when after it, which no clock that is set can change.
+    """
+    with suppress(OSError, IndexError):
+        fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {int(fields[19])}"
+    with suppress(psutil.Error):
+        return str(psutil.Process(process).create_time())
+    return ""

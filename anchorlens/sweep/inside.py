@@ -10,6 +10,10 @@ from anchorlens.sweep import marks
 _kernel: Any = None
 
 
+class _WaitsError(Exception):
+    """Another process does the run; kept from whoever waits for a worker, which may do another meanwhile."""
+
+
 def begin(mark: str, threads: int) -> None:
     """Make this process a worker, with its share of threads; all that it starts bears ``mark``."""
     global _kernel
@@ -27,7 +31,7 @@ def close() -> None:
 
 
 def work(notebook: str, parameters: Mapping[str, Any], root: str, made_of: Mapping[str, Any]) -> dict[str, Any]:
-    """One run in this worker, if its key is still made of what it was planned with.
+    """One run in this worker, if its key is still made of what it was planned with, and no other process does it.
 
     Errors are told, not raised, since not every error survives the way between processes.
     """
@@ -41,10 +45,16 @@ def work(notebook: str, parameters: Mapping[str, Any], root: str, made_of: Mappi
                 "anchorlens, files and kind of device wherever runs are, and start the sweep again."
             )
             return refused("PlanError", said)
-        result = batch.run(notebook, parameters, root=Path(root), bar=False, kernel=_kernel)
+        result = batch.run(notebook, parameters, root=Path(root), bar=False, kernel=_kernel, waits=_leave)
+    except _WaitsError:
+        return {"status": "waits"}
     except Exception as error:
         return failed(getattr(error, "kind", "") or type(error).__name__, str(error))
     return {"status": "cached" if result.cached else "done"}
+
+
+def _leave() -> None:
+    raise _WaitsError
 
 
 def refused(kind: str, error: str) -> dict[str, Any]:

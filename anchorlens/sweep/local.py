@@ -84,7 +84,7 @@ class Worker:
         if self._pool is None or not self._pool.active:  # it may have died since its last run
             self.end()
             self._pool = self._made()
-        return self._pool.schedule(inside.work, args=given, timeout=limit or None)
+        return self._pool.schedule(inside.work, args=given)  # whose own limit is by the clock that may be set
 
     def outcome(self, future: Any, limit: float) -> dict[str, Any]:
         """What became of a run, whatever became of its worker."""
@@ -92,8 +92,6 @@ class Worker:
 
         try:
             return future.result()
-        except TimeoutError:
-            said = failed("TimeoutError", f"took longer than the limit of {limit:g} s and was ended")
         except ProcessExpired as error:
             said = failed("ProcessExpired", f"its worker died ({error}, exit code {error.exitcode})")
         except BrokenProcessPool as error:
@@ -105,7 +103,7 @@ class Worker:
         """End the worker, and its kernel in good order."""
         if self._pool is not None and self._pool.active:
             with suppress(Exception):  # it died meanwhile, or stands still, or its kernel would not: results are there
-                self._pool.schedule(inside.close, timeout=_PATIENCE).result(_PATIENCE)
+                self._pool.schedule(inside.close).result(_PATIENCE)
         self.end()
 
     def end(self) -> None:

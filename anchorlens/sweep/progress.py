@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from anchorlens.claims import WAITS
+
 _LOOK = 1.0  # seconds between looks at what runs do
 _LARGEST = 50_000_000  # bytes of a notebook that is still looked into
 
@@ -83,6 +85,8 @@ class Bar:
                 self._running[job] = task, more["folder"], time.monotonic()
             elif job in self._running and event != "untracked":
                 self._progress.remove_task(self._running.pop(job)[0])
+        if event == "waits":
+            print(plain(f"{job} {WAITS}"), file=sys.stderr, flush=True)
         if more.get("error"):
             said = " ".join(more["error"].splitlines())
             print(plain(f"{event} {job}: {said}"), file=sys.stderr, flush=True)

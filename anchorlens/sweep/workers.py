@@ -3,10 +3,11 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from anchorlens import batch, store
+from anchorlens import batch, claims, store
 from anchorlens.sweep.events import Events
 from anchorlens.sweep.grid import Job
 
@@ -19,7 +20,7 @@ DIED = (
     "WarmKernelError",
 )  # abnormal ends, after which a run is tried again
 GRACE = 300  # seconds beyond its limit within which a run's worker must have answered: it may have to start first
-_LOOK = 1.0  # seconds between looks at who is late
+_LOOK = 1.0  # seconds between looks at who is late, and at what others do
 
 
 class UnplacedError(RuntimeError):
@@ -31,7 +32,10 @@ class Worker(Protocol):
     """One run at a time, in a process that is kept from run to run and replaced when it dies."""
 
     def start(self, given: tuple[Any, ...], limit: float) -> Any:
-        """The ``concurrent.futures.Future`` of ``inside.work(*given)``, which may take ``limit`` seconds (0: any)."""
+        """The ``concurrent.futures.Future`` of ``inside.work(*given)``, which may take ``limit`` seconds (0: any).
+
+        A future that says when it is ``running`` is given up by the loop at its limit; any other has to end by itself.
+        """
         ...
 
     def outcome(self, future: Any, limit: float) -> dict[str, Any]:
@@ -64,6 +68,17 @@ class Crew(Protocol):
         ...
 
 
+@dataclass
+class _Flight:
+    """A run that a worker was given; ``began`` when the worker was first seen to have taken it, if that can be seen."""
+
+    worker: Worker
+    job: Job
+    attempt: int
+    since: float
+    began: float | None = None
+
+
 def run(
     jobs: Sequence[Job], root: Path, events: Events, crew: Crew, *, limit: float = 0.0, fail_fast: bool = False
 ) -> bool:
@@ -71,7 +86,8 @@ def run(
 
     Args:
         crew: the workers, each with a kernel of its own that is kept from run to run.
-        limit: seconds that a run may take; 0: any.
+        limit: seconds that a run may take, by the clock that nobody sets; 0: any. While another process does it, the
+            worker does others, and no time counts.
         fail_fast: start no further run after one that failed.
 
     Returns:
@@ -91,23 +107,30 @@ def run(
                 events.say("damaged", job=job.name, folder=str(store.Run(job.folder).broken), error=job.said)
             waiting.append((job, 1))
     waiting.reverse()  # taken from the end
-    flying: dict[Any, tuple[Worker, Job, int, float]] = {}
+    flying: dict[Any, _Flight] = {}
+    elsewhere: list[tuple[Job, int]] = []  # which another process does; given to a worker when that has ended
     resting: list[Worker] = []  # without a place; asked again when another's run has ended
     try:
         every = crew.hire([job for job, _ in waiting], events.path)
         free = list(reversed(every))
-        while waiting or flying:
+        while True:
+            if ended := [each for each in elsewhere if not claims.owned(each[0].folder)]:
+                elsewhere = [each for each in elsewhere if each not in ended]
+                waiting += ended
             while waiting and free and not (fail_fast and failed):
                 (job, attempt), worker = waiting.pop(), free.pop()
                 events.say("started", job=job.name, folder=str(job.folder), attempt=attempt)
                 given = (job.notebook, dict(job.parameters), str(root), dict(job.made_of))
-                flying[worker.start(given, limit)] = worker, job, attempt, time.monotonic()
+                flying[worker.start(given, limit)] = _Flight(worker, job, attempt, time.monotonic())
             if not flying:
-                break
-            for future in _answered(flying, limit):
-                worker, job, attempt, since = flying.pop(future)
-                said = worker.outcome(future, limit) if future.done() else _silent(worker, limit)
-                seconds = round(time.monotonic() - since, 2)
+                if not elsewhere or (fail_fast and failed):
+                    break
+                time.sleep(_LOOK)
+            for future in _answered(flying, limit, bool(elsewhere)):
+                flight = flying.pop(future)
+                worker, job, attempt = flight.worker, flight.job, flight.attempt
+                said = worker.outcome(future, limit) if future.done() else _given_up(flight, limit)
+                seconds = round(time.monotonic() - flight.since, 2)
                 if said["status"] == "unplaced":  # no kind of failure: notebooks name their errors as they like
                     resting.append(worker)
                     if len(resting) == len(every):
@@ -116,6 +139,10 @@ def run(
                     waiting.append((job, attempt))
                     continue
                 free, resting = [*resting, *free, worker], []  # those that have a place come first
+                if said["status"] == "waits":
+                    events.say("waits", job=job.name, folder=str(job.folder))
+                    elsewhere.append((job, attempt))
+                    continue
                 if said["status"] == "failed" and said["kind"] in DIED and attempt < TRIES:
                     events.say("retried", job=job.name, error=said["error"], seconds=seconds, attempt=attempt)
                     waiting.append((job, attempt + 1))
@@ -127,25 +154,34 @@ def run(
                 event = said.pop("status")
                 events.say(event, job=job.name, folder=str(job.folder), seconds=seconds, **said)
         crew.close()
-        events.say("finished", failed=failed, left=len(waiting))  # which may wait for those who track
+        events.say("finished", failed=failed, left=len(waiting) + len(elsewhere))  # which may wait for those who track
     except BaseException:
         crew.end()
         events.say("interrupted")
         raise
-    return not failed and not waiting
+    return not failed and not waiting and not elsewhere
 
 
-def _answered(flying: Mapping[Any, tuple[Worker, Job, int, float]], limit: float) -> Iterable[Any]:
-    """Runs that have ended or whose workers, suspended before they took one, would never say so."""
-    while True:
-        if done := wait(flying, timeout=_LOOK if limit else None, return_when=FIRST_COMPLETED).done:
-            return done
-        late = time.monotonic() - limit - GRACE
-        if silent := [future for future, (*_, since) in flying.items() if since < late]:
-            return silent
+def _answered(flying: Mapping[Any, _Flight], limit: float, look: bool) -> Iterable[Any]:
+    """Runs that have ended, or took too long, or whose workers, suspended before they took one, would never say so.
+
+    May be none after a while, where there is a limit or something else to ``look`` at.
+    """
+    if done := wait(flying, timeout=_LOOK if limit or look else None, return_when=FIRST_COMPLETED).done:
+        return done
+    now = time.monotonic()
+    for future, flight in flying.items():
+        if flight.began is None and future.running():
+            flight.began = now
+    return [future for future, flight in flying.items() if limit and _late(flight, now - limit)]
 
 
-def _silent(worker: Worker, limit: float) -> dict[str, Any]:
-    worker.end()
-    said = f"its worker did not answer within the limit of {limit:g} s and {GRACE} s more, and was ended"
-    return {"status": "failed", "kind": "TimeoutError", "error": said}
+def _late(flight: _Flight, latest: float) -> bool:
+    return flight.since < latest - GRACE if flight.began is None else flight.began < latest
+
+
+def _given_up(flight: _Flight, limit: float) -> dict[str, Any]:
+    flight.worker.end()
+    took = f"took longer than the limit of {limit:g} s and was ended"
+    silent = f"its worker did not answer within the limit of {limit:g} s and {GRACE} s more, and was ended"
+    return {"status": "failed", "kind": "TimeoutError", "error": silent if flight.began is None else took}
