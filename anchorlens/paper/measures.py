@@ -23,6 +23,16 @@ def arrays(cells: Tasks, of_cell: Callable[[Cell], np.ndarray]) -> list[list[np.
     return list(_by_task(cells, of_cell).values())
 
 
+def of_each(cells: Tasks, of_cell: Callable[[Cell], Any]) -> dict[Cell, Any]:
+    """What ``of_cell`` makes of each; UnreadableError, which names the run, where one lacks what that takes."""
+    made = {}
+    for seeds in cells.values():
+        for cell in seeds:
+            with cell.asked():
+                made[cell] = of_cell(cell)
+    return made
+
+
 def number(measure: str, arm: str | Sequence[str], cells: Tasks) -> tuple[Interval | None, dict[str, Sequence[Cell]]]:
     """A number of table 1, 2, 3 or 6, in per cent where it is a share, and the cells of tasks that have it.
 
@@ -32,6 +42,9 @@ def number(measure: str, arm: str | Sequence[str], cells: Tasks) -> tuple[Interv
 
     Returns:
         None and no cells, if no run has it.
+
+    Raises:
+        UnreadableError: if a run lacks the table, or what is in it.
     """
     scale, column = 1 if measure == "tokens_kept" else 100, "correct" if measure == "accuracy" else measure
 
@@ -72,7 +85,8 @@ def rule(cell: Cell, arm: str) -> str:
 
 
 def _by_task(cells: Tasks, of_cell: Callable[[Cell], np.ndarray]) -> dict[str, list[np.ndarray]]:
-    found = {task: [of_cell(cell) for cell in seeds] for task, seeds in cells.items()}
+    made = of_each(cells, of_cell)
+    found = {task: [made[cell] for cell in seeds] for task, seeds in cells.items()}
     found = {task: [values for values in seeds if len(values)] for task, seeds in found.items()}
     return {task: seeds for task, seeds in found.items() if seeds}
 

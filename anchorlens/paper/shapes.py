@@ -14,13 +14,14 @@ from jaxtyping import Float
 from anchorlens import intervals, metrics
 from anchorlens.intervals import Interval
 from anchorlens.paper import measures
-from anchorlens.paper.measures import Tasks, arrays, chance
+from anchorlens.paper.measures import Tasks, arrays, chance, of_each
 from anchorlens.paper.stored import Cell, kept
 
 _FLOWS = ("S_wp", "S_pq", "S_ww")
 _PROMPTS = {"3_3_diagnosis": "predictions"}  # the table that has prompts, where it is not results
 _P = 0.05
 _TELLS = 0.05  # by which AUCROC must exceed chance on average for its shares to mean something
+_ARMS = (("label", "first"), ("label", "last"), ("random", "first"), ("random", "last"))
 _DEPTH = 5  # layers isolated in the main figure
 
 
@@ -35,7 +36,11 @@ class Seen:
 
 
 def look(spec: Mapping[str, Any], cells: Tasks) -> Seen | None:
-    """Measure one shape of ``published.json``; None if no run has what it needs."""
+    """Measure one shape of ``published.json``; None if no run has what it needs.
+
+    Raises:
+        UnreadableError: if one has it only in part.
+    """
     if not cells:
         return None
     seen = CHECKS[spec["id"]](spec, cells)
@@ -44,12 +49,11 @@ def look(spec: Mapping[str, Any], cells: Tasks) -> Seen | None:
 
 def _asked(cells: Tasks) -> int:
     """How many prompts, those of each seed by themselves."""
-    tables = [cell.table(_PROMPTS.get(cell.manifest["notebook"], "results")) for cell in _all(cells)]
-    return sum(len(set(table["example"])) for table in tables)
 
+    def of_cell(cell: Cell) -> int:
+        return len(set(cell.table(_PROMPTS.get(cell.manifest["notebook"], "results"))["example"]))
 
-def _all(cells: Tasks) -> list[Cell]:
-    return [cell for seeds in cells.values() for cell in seeds]
+    return sum(of_each(cells, of_cell).values())
 
 
 def _undefined(why: str) -> Seen:
@@ -111,11 +115,14 @@ def _flow(spec: Mapping[str, Any], cells: Tasks) -> Seen:
 def _wide(cell: Cell, measure: str) -> Any:
     """A measure of isolation by example, and by arm, end and depth."""
     frame = cell.table().astype({measure: "float64"})
-    return frame.pivot_table(index="example", columns=["arm", "end", "depth"], values=measure)
+    wide: Any = frame.pivot_table(index="example", columns=["arm", "end", "depth"], values=measure)
+    if lacking := [arm for arm in _ARMS if arm not in {column[:2] for column in wide.columns}]:
+        raise KeyError(lacking)
+    return wide
 
 
 def _isolated(spec: Mapping[str, Any], cells: Tasks) -> Seen | None:
-    wide = {cell: _wide(cell, spec["measure"]) for cell in _all(cells)}
+    wide = of_each(cells, lambda cell: _wide(cell, spec["measure"]))
     columns = sorted(set.intersection(*(set(each.columns) for each in wide.values())))  # runs may differ in depths
     found = arrays(cells, lambda cell: wide[cell][columns].to_numpy())
     depths = sorted({depth for *_, depth in columns})
@@ -123,10 +130,7 @@ def _isolated(spec: Mapping[str, Any], cells: Tasks) -> Seen | None:
         return None
     depth = _DEPTH if _DEPTH in depths else depths[-1]
     at = {name: n for n, name in enumerate(columns)}
-    first, last, *control = (
-        at[arm, end, depth]
-        for arm, end in (("label", "first"), ("label", "last"), ("random", "first"), ("random", "last"))
-    )
+    first, last, *control = (at[arm, end, depth] for arm, end in _ARMS)
     every = {end: [at["label", end, each] for each in depths] for end in ("first", "last")}
     loss: dict[str, Callable[[Any], Any]] = {
         "first_largest": lambda mean: mean[:, [last, *control]].min(1) - mean[:, first],
@@ -295,8 +299,9 @@ def _rank_order(spec: Mapping[str, Any], cells: Tasks) -> Seen:
 
 
 def _steady(spec: Mapping[str, Any], cells: Tasks) -> Seen:
-    pairs = {cell: _pairs(cell)["confusion_predicted"] for cell in _all(cells)}
-    others = sorted(set.intersection(*(set(each.index.levels[0]) - {_main(cell)} for cell, each in pairs.items())))
+    pairs = of_each(cells, lambda cell: _pairs(cell)["confusion_predicted"])
+    other = of_each(cells, lambda cell: set(pairs[cell].index.levels[0]) - {_main(cell)})
+    others = sorted(set.intersection(*other.values()))
 
     def of_cell(cell: Cell) -> np.ndarray:
         own = pairs[cell]
