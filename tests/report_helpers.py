@@ -34,8 +34,13 @@ PLOT = {"type": "scatter", "x": [1, 2], "y": [3, 4]}
 
 
 def flows(values: dict[int, tuple[float, float, float]]) -> pd.DataFrame:
-    """A frame of one prompt: ``values`` [layer] of S_wp, S_pq, S_ww."""
-    rows = [(0, 42, layer, flow, v) for layer, each in values.items() for flow, v in zip(FLOWS, each, strict=True)]
+    """A frame of two prompts alike: ``values`` [layer] of S_wp, S_pq, S_ww."""
+    rows = [
+        (example, 42, layer, flow, v)
+        for example in (0, 1)
+        for layer, each in values.items()
+        for flow, v in zip(FLOWS, each, strict=True)
+    ]
     return pd.DataFrame(rows, columns=["example", "seed", "layer", "flow", "value"])
 
 
@@ -73,8 +78,10 @@ def add(
         new_code_cell('figures.show(figure, run.folder, "flow")', outputs=[new_output("display_data", figure())]),
     ]
     (run.partial / "run.ipynb").write_text(book(*shown, **values))
-    said = {"parameters": values, "versions": {"torch": "2.13"}, "finished": "2026-01-02T03:04:05+00:00"}
-    run.finish({**said, "seconds": 1.5, "files": ["results.parquet", "run.ipynb"], "ran": "gpt_neox on cpu"})
+    inputs = {"data": "sha256 1", "pool": "sha256 1"}
+    said = {"notebook": notebook, "weights": "sha256 0123456789", "inputs": inputs, "ran": "gpt_neox on cpu"}
+    said |= {"parameters": {"prompts": "", "limit": 0, **values}, "finished": "2026-01-02T03:04:05+00:00"}
+    run.finish({**said, "versions": {"torch": "2.13"}, "seconds": 1.5, "files": ["results.parquet", "run.ipynb"]})
     return run
 
 

@@ -70,7 +70,7 @@ def test_thresholds_are_those_by_which_a_single_run_is_judged():
     assert published.tolerance("first_largest") == isolation.ALMOST_NONE, "and by which the report's card is"
     assert bounds["steady"] == diagnosis._STEADY
     assert bounds["share_shallow"] == extraction._NEGLIGIBLE
-    assert shapes._TELLS == extraction._TELLS
+    assert shapes.extraction.TELLS == extraction._TELLS
 
 
 def test_what_agrees_passes_and_what_does_not_says_by_how_much(tmp_path):

@@ -184,7 +184,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     return told
 
 
-def kept(function: Any) -> Any:
+def cached(function: Any) -> Any:
     """``functools.cache``, until ``forget``."""
     _KEPT.append(cache(function))
     return _KEPT[-1]
@@ -196,7 +196,7 @@ def forget() -> None:
         each.cache_clear()
 
 
-@kept
+@cached
 def _read(folder: Path, name: str) -> pd.DataFrame:
     return store.read(folder, name)
 

@@ -22,7 +22,7 @@ COMPARED = (
 )
 MARKS = {
     **{"pass": "✓", "differs": "✗", "not run": "–", "not comparable": "○"},
-    **{"yes": "✓", "no": "✗", "in part": "~", "cannot be told": "?"},
+    **{"yes": "✓", "no": "✗", "cannot be told": "?"},
     **{"whole": "●", "failed": "✗", "unfinished": "◐", "damaged": "!"},
 }  # beside the words, for a look
 _TITLES = {"0_tour": "A tour on one prompt"}
