@@ -136,7 +136,7 @@ ALLOWED = {
     "paper.__init__": {"intervals", "paper.*"},
     "paper.published": set(),
     "paper.stored": {"preflight", "store", "tasks", "paper.published"},
-    "paper.measures": {"intervals", "paper.stored"},
+    "paper.measures": {"intervals", "metrics", "tasks", "paper.stored"},
     "paper.shapes.__init__": {"paper.shapes.*", "paper.measures", "paper.stored"},
     "paper.shapes.seen": {"intervals", "paper.measures", "paper.stored"},
     **{f"paper.shapes.{name}": {"paper.shapes.seen", *SEEN} for name in SHAPES},

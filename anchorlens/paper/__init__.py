@@ -85,6 +85,7 @@ def _number(study: Study, spec: Mapping[str, Any], missing: Mapping[str, str]) -
     there = study.of(spec["notebook"], spec["task"]) if spec["measure"] else {}
     try:
         shown, cells = measures.number(spec["measure"], spec["arm"], there)
+        told = measures.balance(spec["arm"], cells) if spec["measure"] == "accuracy" and spec["task"] else None
     except UnreadableError as error:
         return _row(study, spec, _theirs(study, spec, [])[0], "not run", [str(error)])
     theirs, restated = _theirs(study, spec, list(cells))
@@ -103,6 +104,11 @@ def _number(study: Study, spec: Mapping[str, Any], missing: Mapping[str, str]) -
     if spec["measure"] in ("label_loyal", "word_loyalty", "correct") and spec["arm"] not in ("icl", "text_anchor"):
         anchored = spec["arm"] if isinstance(spec["arm"], str) else "hidden_anchor"
         said.append(f"positions {measures.rule(next(iter(cells.values()))[0], anchored)}")
+    if told:
+        said.append(
+            f"the paper publishes accuracy alone; in macro-F1 ours is {told[0]:.2f} %, and always saying the commonest "
+            f"class would be right in {told[1]:.2f} %"
+        )
     return _row(study, spec, theirs, verdict, [*apart, *said, *_beside(study, spec, cells)], shown)
 
 

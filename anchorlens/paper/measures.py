@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from anchorlens import intervals
+from anchorlens import intervals, metrics
 from anchorlens.intervals import Interval
 from anchorlens.paper.stored import Cell
+from anchorlens.tasks import TASKS
 
 Tasks = Mapping[str, Sequence[Cell]]
 
@@ -76,6 +77,26 @@ def speed(cell: Cell) -> Float[np.ndarray, " once"]:
     table = cell.table("cost")
     seconds = table[table["batch"] == 1].set_index("arm")["seconds"]
     return np.array([seconds["icl"] / seconds["hidden_anchor"]])
+
+
+def balance(arm: str, cells: Tasks) -> tuple[float, float] | None:
+    """Macro-F1 of an arm and the accuracy of always saying the commonest class, in per cent, by seeds and tasks.
+
+    None without prompts of known class, or from runs that do not keep what was predicted.
+    """
+
+    def of_cell(cell: Cell) -> np.ndarray:
+        rows: Any = cell.table()
+        rows = rows[(rows["arm"] == arm) & (rows["gold"] >= 0)]
+        if rows.empty or "predicted" not in rows:
+            return np.zeros((0, 2))
+        n_classes = len(TASKS[cell.manifest["parameters"]["task"]].label_words)
+        told = metrics.scores(rows["gold"].to_numpy(), rows["predicted"].to_numpy(), n_classes)
+        return np.array([[told["macro_f1"], told["majority"]]])
+
+    found = [np.concatenate(seeds).mean(0) for seeds in arrays(cells, of_cell)]
+    macro_f1, majority = 100 * np.mean(found, axis=0) if found else (np.nan, np.nan)
+    return (float(macro_f1), float(majority)) if found else None
 
 
 def rule(cell: Cell, arm: str) -> str:
