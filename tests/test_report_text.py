@@ -87,6 +87,13 @@ def test_a_figure_that_would_load_a_picture_is_drawn_without(layout, lost):
     assert lost not in cell.outputs[0].figure.json
 
 
+def test_a_figure_as_wide_as_its_place_keeps_its_own_width_for_a_page_that_has_room():
+    layout = {"width": None, "meta": {"width": 960}}
+    (cell,) = cells_of(new_code_cell("1", outputs=[new_output("display_data", figure(**layout))]))
+    assert cell.outputs[0].figure.width == 960
+    assert json.loads(cell.outputs[0].figure.json)["layout"]["width"] == 960
+
+
 @pytest.mark.parametrize("kind", ["scattergeo", "choropleth", "scattermapbox", "image"])
 def test_a_figure_that_would_load_a_map_is_shown_as_its_picture(kind):
     shown = {notebooks.PLOTLY: {"data": [{"type": kind}], "layout": {}}, "image/png": "aGVq"}

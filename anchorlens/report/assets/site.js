@@ -74,7 +74,7 @@
       figure.layout.font = { ...(figure.layout.font || {}), color: "#e8e9ec" };
       figure.layout.hoverlabel = { bgcolor: "#2b3038", font: { color: "#e8e9ec" }, ...(figure.layout.hoverlabel || {}) };
     }
-    const natural = figure.layout.width || 800;
+    const natural = Number(figure.layout.width) || 800;
     const narrow = width < natural * 0.75;
     const stacked = narrow && stack(figure, width);
     if (narrow) {
