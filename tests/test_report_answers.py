@@ -68,6 +68,16 @@ def test_gathering_holds_beyond_other_pairs_and_beyond_the_untrained_model(tmp_p
     assert found.numbers["own"] == 3.0  # 6 / 2 in the first of three layers
     assert found.holds is holds
     assert found.span == "[3.00, 3.00]"  # prompts alike
+    assert found.said == ("" if holds else "not surely more than in the same model untrained")
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=[question.section for question in QUESTIONS])
+def test_the_page_of_a_section_says_by_which_rule_its_cards_are_judged(root, out, question):
+    add(root)
+    said = " ".join("".join(site(root, out)[f"sections/{question.notebook}.html"].words).split())
+    rule = f"{question.judged['claim']} ({question.judged['reason']}){question.also}."
+    assert f"Seen or not is told as in the comparison with the paper: {rule}" in said
+    assert "95 % interval" in said
 
 
 def test_of_one_prompt_no_flow_can_be_told(tmp_path):

@@ -21,7 +21,7 @@ from anchorlens.report.runs import WHOLE, Stored
 class Question:
     """What a section asks: ``paper`` is what was published, ``measure`` and ``say`` make numbers and words of runs.
 
-    ``judged`` is the shape of ``published.json`` by which the answer is yes or no.
+    ``judged`` is the shape of ``published.json`` by which the answer is yes or no, ``also`` what else it takes.
     """
 
     notebook: str
@@ -32,6 +32,7 @@ class Question:
     measure: Callable[[measures.Tasks], measures.Measured]
     say: Callable[[Mapping[str, float]], tuple[str, str]]  # the number, the sentence
     draw: Callable[[Mapping[str, float], Sequence[float]], Markup]
+    also: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ QUESTIONS = (
             reference=1.0,
             words="as between others",
         ),
+        also=", and its interval above the ratio in the same model untrained, where that was run",
     ),
     Question(
         "2_2_isolation",

@@ -38,8 +38,9 @@ def gathering(cells: Tasks) -> Measured:
     own, beside = seen.interval, twin.interval.value if twin else np.nan
     lowest = own.low if np.isfinite(own.low) else own.value
     numbers = {"own": own.value, "twin": beside, "layers": float(flow.shallow(cells))}
-    holds = False if seen.holds and lowest <= beside else seen.holds
-    return Measured(numbers, holds, _span(own, ".2f"), seen.said)
+    alike = bool(seen.holds) and lowest <= beside
+    said = "not surely more than in the same model untrained" if alike else seen.said
+    return Measured(numbers, False if alike else seen.holds, _span(own, ".2f"), said)
 
 
 def say_gathering(n: Mapping[str, float]) -> tuple[str, str]:

@@ -53,4 +53,4 @@ def tested(test: intervals.Test) -> str:
     """A paired test, in words."""
     shown = test.difference
     span = f" [{100 * shown.low:.1f}, {100 * shown.high:.1f}]" if np.isfinite(shown.low) else ""
-    return f"{100 * shown.value:+.1f} points{span}, paired p {'<=' if test.p <= test.resolution else '='} {test.p:.2g}"
+    return f"{100 * shown.value:+.1f} points{span}, paired p {'≤' if test.p <= test.resolution else '='} {test.p:.2g}"
