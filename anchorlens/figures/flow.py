@@ -120,13 +120,13 @@ def saliency_maps(maps: np.ndarray, tokens: Sequence[str], roles: Sequence[str],
 def roles(tokens: Sequence[str], roles: Sequence[str]) -> str:
     """A prompt as HTML, each token on the colour of its role (names as in ``ROLES``), with a legend."""
 
-    def box(text: str, role: str) -> str:
+    def box(text: str, role: str, more: str = "") -> str:
         ink = "" if role in _FAINT else "color:#111;"
-        style = f"background:{ROLES[role][1]};{ink}border-radius:2px;padding:1px 0"
+        style = f"background:{ROLES[role][1]};{ink}border-radius:2px;padding:1px 0{more}"
         shown = html.escape(text).replace("\n", "⏎<br>")
         return f'<span style="{style}" title="{ROLES[role][0]}">{shown}</span>'
 
-    legend = " ".join(box(f" {ROLES[role][0]} ", role) for role in ROLES if role in set(roles))
+    legend = " ".join(box(f" {ROLES[role][0]} ", role, ";white-space:pre") for role in ROLES if role in set(roles))
     body = "".join(box(token, role) for token, role in zip(tokens, roles, strict=True))
     return (  # on whatever is behind it, light or dark
         f'<div style="font:13px/1.7 monospace;padding:8px;white-space:pre-wrap">{body}'
