@@ -58,6 +58,7 @@ def test_a_table_that_is_gone_torn_or_of_another_version_is_named(tmp_path, note
     found = row(paper.compare([run]), claim)
     assert found["verdict"] == "not run"
     assert f"run {notebook}/{run.name} " in found["why"]
+    assert str(tmp_path) not in found["why"]
     assert said in found["why"]
 
 
@@ -88,6 +89,7 @@ def test_a_broken_manifest_is_named_in_the_rows_of_its_notebook_and_stops_nothin
     assert lost["verdict"] == "not run"
     assert f"run 3_1_reweighting/{broken.name} {said}" in lost["why"]
     assert "run it again with --force" in lost["why"]
+    assert str(tmp_path) not in frame.to_csv(), "it may be shown to others"
     assert broken.name not in "".join(frame.loc[frame["notebook"] == "3_2_compression", "why"])
 
 

@@ -1,5 +1,6 @@
 """Stored runs in order: by model, notebook, task and seed, and what sets them apart from the paper's."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ class UnreadableError(store.StoreError):
     """A run of another version, or one that was damaged: it lacks what is asked of it."""
 
     def __init__(self, folder: Path, lacks: str) -> None:
-        super().__init__(f"run {folder.parent.name}/{folder.name} {lacks}; {_AGAIN}")
+        said = lacks.replace(f"{folder.parent.parent}{os.sep}", "")  # a comparison is shown to others
+        super().__init__(f"run {folder.parent.name}/{folder.name} {said}; {_AGAIN}")
         self.folder = folder
 
 

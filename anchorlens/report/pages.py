@@ -186,7 +186,8 @@ def _files(page: Page, out: Path) -> Iterator[tuple[str, bytes]]:
         try:
             frame = pd.read_parquet(path)
         except (OSError, ValueError) as error:  # of a run from before sums were kept; pyarrow's errors are of these
-            page.tables.append(Table(path.stem, 0, (), said=f"cannot be read ({error}); run it again with --force"))
+            why = str(error).replace(f"{run.folder}{os.sep}", "")
+            page.tables.append(Table(path.stem, 0, (), said=f"cannot be read ({why}); run it again with --force"))
             continue
         columns = tuple(map(str, frame.columns))
         if len(frame) > _MOST_ROWS:
