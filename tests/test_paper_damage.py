@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
-from paper_helpers import COST, KEPT, answers, attended, compressed, confusions, isolated, row, stored
+from paper_helpers import COST, KEPT, answers, attended, compressed, confusions, flows, isolated, row, stored
 
 from anchorlens import paper
 
@@ -60,6 +61,22 @@ def test_a_table_that_is_gone_torn_or_of_another_version_is_named(tmp_path, note
     assert f"run {notebook}/{run.name} " in found["why"]
     assert str(tmp_path) not in found["why"]
     assert said in found["why"]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -1.0])
+def test_a_number_that_cannot_be_is_said_as_the_runs(tmp_path, wrong):
+    frame, summary = attended([0.5, 0.5, 1.0, 0.0, 0.9, 0.6], tells=4)
+    frame.loc[frame["layer"] == 4, "attention"] = wrong
+    run = stored(tmp_path, "2_3_extraction", frame, tables={"summary": summary})
+    flow = flows([(6, 1, 1), (5, 3, 2), (0, 9, 1)]).astype({"value": float})
+    flow.loc[3, "value"] = wrong
+    other = stored(tmp_path, "2_1_information_flow", flow)
+    found = paper.compare([run, other])
+    assert row(found, "AUCROC approaches")["verdict"] == "not run"
+    assert f"run 2_3_extraction/{run.name} has tables without what this takes" in row(found, "AUCROC approaches")["why"]
+    if wrong >= 0 or np.isnan(wrong):
+        assert f"run 2_1_information_flow/{other.name} " in row(found, "deep layers")["why"]
+    assert row(found, "R is negligible")["holds"] == "yes"
 
 
 def test_isolation_without_the_control_is_of_another_version(tmp_path):

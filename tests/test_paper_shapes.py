@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from paper_helpers import attended, confusions, flows, isolated, row, stored
 
-from anchorlens import paper
+from anchorlens import intervals, paper
 
 
 def test_flows_are_judged_by_their_shares_in_shallow_and_deep_layers(tmp_path):
@@ -76,6 +76,24 @@ def test_auc_is_the_highest_of_the_deeper_half_and_shares_are_against_layers_ali
     assert (deep["value"], deep["low"], deep["high"], deep["holds"], deep["n"]) == (0.9, 1, 1, "yes", 40)
     assert "layer 5 of 6" in deep["why"]
     assert (shallow["value"], shallow["holds"]) == (0, "yes")
+
+
+def test_the_interval_of_the_same_attention_is_worked_out_once(tmp_path, monkeypatch):
+    worked: list[int] = []
+    whole = intervals.of_statistic
+
+    def counted(*given, **more):
+        worked.append(1)
+        return whole(*given, **more)
+
+    monkeypatch.setattr(intervals, "of_statistic", counted)
+    frame, summary = attended([0.5, 0.5, 0.9], tells=2)
+    frame["attention"] += np.random.default_rng(0).uniform(size=len(frame))  # as in no other test
+    other = frame.assign(attention=4 - frame["attention"])
+    runs = [stored(tmp_path, "2_3_extraction", each, tables={"summary": summary}) for each in (frame, frame, other)]
+    low = [row(paper.compare([run]), "AUCROC approaches")["low"] for run in runs]
+    assert (low[0], len(worked)) == (low[1], 2)
+    assert low[2] != low[0]
 
 
 @pytest.mark.parametrize(("aucs", "said"), [([0.5, np.nan, 0.9], "undefined"), ([0.5, 0.51, 0.52], "undecided")])

@@ -19,9 +19,13 @@ def chance() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def arrays(cells: Tasks, of_cell: Callable[[Cell], np.ndarray]) -> list[list[np.ndarray]]:
-    """[task][seed] of what ``of_cell`` makes of each, without cells that have no rows for it."""
-    return list(_by_task(cells, of_cell).values())
+def arrays(cells: Tasks, of_cell: Callable[[Cell], np.ndarray], *, gaps: bool = False) -> list[list[np.ndarray]]:
+    """[task][seed] of what ``of_cell`` makes of each, without cells that have no rows for it.
+
+    Raises:
+        UnreadableError: for a run whose numbers are not finite, but for undefined ones if there may be ``gaps``.
+    """
+    return list(_by_task(cells, of_cell, gaps).values())
 
 
 def of_each(cells: Tasks, of_cell: Callable[[Cell], Any]) -> dict[Cell, Any]:
@@ -105,8 +109,14 @@ def rule(cell: Cell, arm: str) -> str:
     return "restart" if released else "continue"
 
 
-def _by_task(cells: Tasks, of_cell: Callable[[Cell], np.ndarray]) -> dict[str, list[np.ndarray]]:
-    made = of_each(cells, of_cell)
+def _by_task(cells: Tasks, of_cell: Callable[[Cell], np.ndarray], gaps: bool = False) -> dict[str, list[np.ndarray]]:
+    def finite(cell: Cell) -> np.ndarray:
+        values = of_cell(cell)
+        if np.isinf(values).any() or (not gaps and np.isnan(values).any()):
+            raise ValueError("a number that is not finite")
+        return values
+
+    made = of_each(cells, finite)
     found = {task: [made[cell] for cell in seeds] for task, seeds in cells.items()}
     found = {task: [values for values in seeds if len(values)] for task, seeds in found.items()}
     return {task: seeds for task, seeds in found.items() if seeds}

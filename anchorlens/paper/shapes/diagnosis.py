@@ -35,7 +35,7 @@ def confused(spec: Mapping[str, Any], cells: Tasks) -> Seen:
         names[:] = list(main.index)
         return main.to_numpy().T.reshape(1, -1)
 
-    found = [[values for values in seeds if np.isfinite(values).all()] for seeds in arrays(cells, of_cell)]
+    found = [[values for values in seeds if np.isfinite(values).all()] for seeds in arrays(cells, of_cell, gaps=True)]
     found = [seeds for seeds in found if seeds]
     if not found:
         return undefined("some pair of classes has no queries in any seed")
@@ -74,7 +74,7 @@ def by_layer(cells: Tasks) -> Float[np.ndarray, " layer"]:
         table: Any = cell.table("agreement")
         return table[table["n_components"] == _main(cell)].sort_values("layer")["spearman"].to_numpy()[None]
 
-    found = [np.concatenate(seeds) for seeds in arrays(cells, of_cell)]
+    found = [np.concatenate(seeds) for seeds in arrays(cells, of_cell, gaps=True)]
     return np.mean([seeds.mean(0) for seeds in found], axis=0) if found else np.zeros(0)
 
 
