@@ -108,6 +108,13 @@ def test_runs_that_are_not_whole_are_listed_with_what_is_wrong(root, out):
     assert whole.final.name in index
 
 
+def test_a_section_of_damaged_runs_alone_points_to_them(root, out):
+    (add(root, notebook="2_2_isolation").final / "results.parquet").unlink()
+    said = " ".join("".join(site(root, out)["index.html"].words).split())
+    assert "No whole run of 2_2_isolation is in the store; 1 that is not whole stands in the list below" in said
+    assert "No whole run of 3_1_reweighting is in the store." in said
+
+
 def test_a_run_whose_notebook_is_gone_has_a_page_that_says_so(root, out):
     run = add(root)
     (run.final / "run.ipynb").write_text("{}")

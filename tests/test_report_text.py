@@ -186,6 +186,11 @@ def test_dollars_in_code_are_no_formula():
     assert formulas.apart("`$a$` and $b$")[0] == "`$a$` and \ue0000\ue001"
 
 
+def test_the_line_of_a_reference_lies_below_the_values():
+    drawn = drawings.bars([("a", 0.5, "strong"), ("b", 8.0, "other")], reference=1.0, words="one")
+    assert drawn.index('class="reference"') < drawn.index('class="value"')
+
+
 def test_undefined_numbers_are_drawn_as_such():
     assert "undefined" in drawings.bars([("a", np.nan, "strong"), ("b", 1.0, "other")])
     assert drawings.line([np.nan, np.nan], low=0.0, high=1.0, reference=0.5, words="chance") == ""

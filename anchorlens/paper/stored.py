@@ -24,7 +24,7 @@ class UnreadableError(store.StoreError):
 
     def __init__(self, folder: Path, lacks: str) -> None:
         said = lacks.replace(f"{folder.parent.parent}{os.sep}", "")  # a comparison is shown to others
-        super().__init__(f"run {folder.parent.name}/{folder.name} {said}; {_AGAIN}")
+        super().__init__(f"run {folder.parent.name}/{folder.name} {' '.join(said.split())}; {_AGAIN}")
         self.folder = folder
 
 

@@ -70,7 +70,7 @@ def _answer(question: Question, model: str, runs: Sequence[Stored]) -> Answer:
     tasks = ", ".join(sorted({run.value("task") for run in own}))
     measured, replaced, left_out = _measured(question, own)
     if measured is None:
-        said = "The stored tables lack what this question takes: they are of another version. Run the notebook again."
+        said = "No run has all that this question takes: of another version, or damaged. Run the notebook again."
         return Answer(model, "cannot be told", "–", "", said, "", left_out, Markup(), own, tasks)
     verdict = {True: "yes", False: "no", None: "cannot be told"}[measured.holds]
     number, said = question.say(measured.numbers)
