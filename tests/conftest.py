@@ -178,3 +178,15 @@ def watched(chromium):
     with watched(chromium) as page:
         yield page
         assert page.faults == []
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A place for a store."""
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A place for its report."""
+    return tmp_path / "report"

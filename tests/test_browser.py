@@ -78,6 +78,18 @@ def test_every_figure_of_a_run_opens_from_disk_and_is_drawn(tour, watched):
     watched.shoot("figure")
 
 
+@pytest.mark.parametrize("width", [390, 800, 1600])
+def test_no_figure_is_wider_than_its_window(tour, watched, width):
+    watched.page.set_viewport_size({"width": width, "height": 900})
+    for path in sorted(tour.glob("*.html")):
+        page = watched.open(path)
+        if path.stem != "flow":
+            page.wait_for_selector(DRAWN)
+            drawn = page.locator(".js-plotly-plot .main-svg").first.bounding_box()
+            assert drawn["x"] + drawn["width"] <= width, path
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+
+
 def test_a_line_can_be_hidden_by_its_name_in_the_legend(tour, watched):
     page = watched.open(tour / "information_flow.html")
     shown = "document.querySelector('.js-plotly-plot').data.filter(t => t.visible !== 'legendonly').length"

@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 from browser_helpers import DRAWN, watched
+from nbformat.v4 import new_code_cell, new_output
+from report_helpers import add
+
+from anchorlens import report
+from anchorlens.report import notebooks
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +93,38 @@ def test_no_page_of_the_report_scrolls_sideways(site, chromium, size, scheme):
         for path in pages(site):
             page.open(path)
             assert page.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+        assert page.faults == []
+
+
+WORDS = {"tickvals": [1, 2], "ticktext": ["label words and template", "as many random tokens"]}
+HEAT = {
+    "type": "heatmap",
+    "z": [[0, 1], [1, 0]],
+    "colorbar": {"tickvals": [0, 1], "ticktext": ["0 = confused", "1 = told apart"]},
+}
+PANELS = {"yaxis": {}, "xaxis2": {"anchor": "y2", "domain": [0.55, 1], **WORDS}, "yaxis2": {"anchor": "x2"}}
+
+
+@pytest.mark.parametrize(
+    ("data", "layout"),
+    [
+        ([{"type": "bar", "x": [1, 2], "y": [3, 4], "name": "a"}], {"xaxis": WORDS, "legend": {"orientation": "h"}}),
+        ([HEAT, {**HEAT, "xaxis": "x2", "yaxis": "y2"}], {"xaxis": {"domain": [0, 0.45], **WORDS}, **PANELS}),
+    ],
+    ids=["alone", "two maps with a scale"],
+)
+def test_no_figure_of_the_report_is_cut_off_on_a_phone(root, out, chromium, data, layout):
+    shown = {notebooks.PLOTLY: {"data": data, "layout": {"width": 960, "height": 430, **layout}}}
+    run = add(root, cells=[new_code_cell("1", outputs=[new_output("display_data", shown)])])
+    report.build(root, out)
+    with watched(chromium) as page:
+        page.page.set_viewport_size(PHONE)
+        page.open(out / "runs" / f"2_1_information_flow-{run.final.name}.html").wait_for_selector(DRAWN)
+        assert page.page.evaluate(
+            "[...document.querySelectorAll('.canvas')].every(c => c.scrollWidth <= c.clientWidth)"
+        )
+        maps = page.page.locator(".canvas .subplot .plot").all()
+        assert [each for each in maps if each.bounding_box()["width"] < 0.5 * PHONE["width"]] == []
         assert page.faults == []
 
 

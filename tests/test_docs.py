@@ -177,3 +177,13 @@ def test_the_pages_of_the_api_open_from_disk_and_are_searched_there(api, watched
     page.get_by_role("searchbox").fill("capturing")
     page.wait_for_selector(".search-result")
     watched.shoot("api")
+
+
+def test_as_many_numbers_and_shapes_are_checked_as_is_said():
+    from anchorlens.paper import PUBLISHED
+
+    numbers, shapes = len(PUBLISHED["numbers"]), len(PUBLISHED["shapes"])
+    assert f"holds {numbers} published numbers and {shapes} stated shapes against it" in README
+    said = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    assert f"and of the text | {numbers} |" in said
+    assert f"that the text states | {shapes} |" in said

@@ -124,6 +124,30 @@ def test_roles_show_every_token_as_text_even_if_it_is_hostile():
     assert "&amp;amp;" in text
 
 
+def test_roles_stand_on_whatever_is_behind_them_light_or_dark():
+    text = figures.roles(["Review:", " fine", "Good"], ["TEMPLATE", "TEXT", "ANCHOR"])
+    assert "#fff" not in text
+    styles = dict(zip(("TEMPLATE", "TEXT", "ANCHOR"), text.split("<span ")[1:4], strict=True))
+    assert "color:#111" in styles["ANCHOR"], "dark ink on a light colour"
+    assert not [name for name in ("TEMPLATE", "TEXT") if "color:#111" in styles[name]], "the page's own ink"
+
+
+def test_a_figure_is_shown_as_wide_as_its_place_and_its_picture_as_wide_as_it_says(tmp_path, monkeypatch):
+    drawn, wide = figures.information_flow(random_frame(range(1))), []
+    monkeypatch.setattr(figures, "has_browser", lambda: True)
+    monkeypatch.setattr(type(drawn), "write_image", lambda self, path, **_: wide.append(self.layout.width))
+    monkeypatch.setattr(figures.Path, "read_bytes", lambda self: b"")
+    told: list[dict] = []
+    monkeypatch.setattr("IPython.display.display", lambda shown, raw: told.append(shown))
+    (folder := tmp_path / "run" / "key").mkdir(parents=True)
+    figures.show(drawn, folder, "flow")
+    layout = told[0]["application/vnd.plotly.v1+json"]["layout"]
+    assert (layout.get("width"), layout["autosize"], layout["meta"]) == (None, True, {"width": 960})
+    assert (wide, drawn.layout.width) == ([960], 960)
+    assert '"width":960}' in (page := (folder / "flow.html").read_text())
+    assert '"width":960,' not in page.replace('"meta":{"width":960}', "")
+
+
 def test_roles_explain_the_colours_that_occur_and_no_others():
     text = figures.roles(["Review:", " fine"], ["TEMPLATE", "TEXT"])
     assert "> template <" in text

@@ -114,6 +114,11 @@ def test_a_notebook_opens_in_jupyterlab_and_runs_all_its_cells(lab, watched, nam
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     drawn = page.locator(".jp-OutputArea .js-plotly-plot .main-svg")
     assert drawn.count() > 0
+    cut = """plots => plots.filter(each => {
+        const place = each.closest('.jp-OutputArea-output').getBoundingClientRect();
+        return each.getBoundingClientRect().right > place.right + 1;
+    }).length"""
+    assert page.eval_on_selector_all(".jp-OutputArea .js-plotly-plot .main-svg", cut) == 0
     drawn.first.scroll_into_view_if_needed()
     watched.shoot(f"lab-{name}")
     stop_kernels(page, server)

@@ -11,6 +11,8 @@ PACKAGE = Path(anchorlens.__file__).parent
 PROTOCOL = {"models.Lens", "models.Memory", "models.device_of"}
 ANALYSIS = {"prompts", "batching", "hooks", "planner.*", "passes", "readings", "metrics", "edges", *PROTOCOL}
 BACKEND = {"models.kinds", "models.protocol", "models.unembedding", "models.blocks"}
+SEEN = {"intervals", "metrics", "paper.measures", "paper.stored"}
+SHAPES = ("flow", "isolation", "extraction", "arms", "diagnosis")
 PARTS = (
     "isolation.__init__",
     "isolation.sweeps",
@@ -126,8 +128,8 @@ ALLOWED = {
     "report.__init__": {"report.*"},
     "report.runs": {"store", "parts"},
     "report.drawings": set(),
-    "report.measures": {"paper.published", "report.runs"},
-    "report.answers": {"paper.published", "report.runs", "report.drawings", "report.measures"},
+    "report.measures": {"intervals", "paper.measures", "paper.published", "paper.shapes.*", "paper.stored"},
+    "report.answers": {"paper.published", "paper.stored", "report.runs", "report.drawings", "report.measures"},
     "report.formulas": set(),
     "report.markup": set(),
     "report.notebooks": {"report.formulas", "report.markup"},
@@ -137,8 +139,10 @@ ALLOWED = {
     "paper.__init__": {"intervals", "paper.*"},
     "paper.published": set(),
     "paper.stored": {"preflight", "store", "tasks", "paper.published"},
-    "paper.measures": {"intervals", "paper.stored"},
-    "paper.shapes": {"intervals", "metrics", "paper.measures", "paper.stored"},
+    "paper.measures": {"intervals", "metrics", "tasks", "paper.stored"},
+    "paper.shapes.__init__": {"paper.shapes.*", "paper.measures", "paper.stored"},
+    "paper.shapes.seen": {"intervals", "paper.measures", "paper.stored"},
+    **{f"paper.shapes.{name}": {"paper.shapes.seen", *SEEN} for name in SHAPES},
     "reproducing": {"batch", "paper", "preflight", "sweep", "tasks", "values"},
     "toy.__init__": set(),
     "toy.corpus": {"tasks", "rows", "toy.*"},

@@ -2,70 +2,23 @@
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 import pytest
+from paper_helpers import (
+    COST,
+    KEPT,
+    answers,
+    compressed,
+    row,
+    stored,
+)
 
-from anchorlens import paper, parameters, store, tasks
+from anchorlens import paper, parameters
 from anchorlens.paper import PUBLISHED, published, shapes
 from anchorlens.parameters import STANDARD
-
-COST = {
-    "cost": pd.DataFrame({"arm": ["icl", "hidden_anchor"] * 2, "batch": [1, 1, 8, 8], "seconds": [2.2, 2.0, 9.0, 1.0]})
-}
-KEPT = "label loyalty: label words kept"
-HUB = {name: f"hub {task.hub.dataset} default validation commit c" for name, task in tasks.TASKS.items() if task.hub}
-
-
-def stored(
-    root: Path,
-    notebook: str,
-    frame: pd.DataFrame,
-    *,
-    task: str = "sst2",
-    model: str = "gpt2-xl",
-    weights: str = "commit 0123456789",
-    seeds: tuple[int, ...] = (42,),
-    rows: str = "",
-    finished: str = "2024-01-01T00:00:00+00:00",
-    tables: Mapping[str, pd.DataFrame] = MappingProxyType({}),
-    **given: object,
-) -> Path:
-    """A finished run as the store keeps it, of the paper's settings where nothing else is given."""
-    declared = parameters.declared(parameters.find(notebook))
-    values = {name: each.default for name, each in declared.items() if name != parameters.RESERVED}
-    values |= {"task": task, "model": model, "seeds": list(seeds), **given}
-    inputs = {**values, "data": rows or HUB.get(task, "sha256 1"), "pool": rows or HUB.get(task, "sha256 1")}
-    name = store.key({"n": len(list(root.glob("*/*")))})
-    run = store.Run(root / notebook / name)
-    for each, table in {"results": frame, **tables}.items():
-        run.write(table, {column: str(kind) for column, kind in table.dtypes.items()}, each)
-    told = {"notebook": notebook, "weights": weights, "inputs": inputs, "parameters": values, "finished": finished}
-    return run.finish(told)
-
-
-def answers(shares: dict[str, float], *, seed: int = 42, n: int = 100) -> pd.DataFrame:
-    """Table 1's results: of each arm the first so many of ``n`` prompts are correct."""
-    parts = []
-    for arm, share in shares.items():
-        correct = np.arange(n) < round(share * n)
-        parts.append(pd.DataFrame({"example": np.arange(n), "seed": seed, "gold": 1, "arm": arm, "correct": correct}))
-    return pd.concat(parts, ignore_index=True)
-
-
-def row(frame: pd.DataFrame, claim: str, **where: str) -> pd.Series:
-    """The one row whose claim begins so."""
-    found = frame[frame["claim"].str.startswith(claim)]
-    if claim == KEPT:
-        found = found[found["claim"] == claim]
-    for column, value in where.items():
-        found = found[found[column] == value]
-    assert len(found) == 1, found[["model", "task", "claim"]]
-    return found.iloc[0]
 
 
 def test_without_runs_all_is_not_run():
@@ -113,7 +66,7 @@ def test_thresholds_are_those_by_which_a_single_run_is_judged():
     assert published.tolerance("first_largest") == isolation.ALMOST_NONE, "and by which the report's card is"
     assert bounds["steady"] == diagnosis._STEADY
     assert bounds["share_shallow"] == extraction._NEGLIGIBLE
-    assert shapes._TELLS == extraction._TELLS
+    assert shapes.extraction.TELLS == extraction._TELLS
 
 
 def test_what_agrees_passes_and_what_does_not_says_by_how_much(tmp_path):
@@ -128,6 +81,30 @@ def test_what_agrees_passes_and_what_does_not_says_by_how_much(tmp_path):
     assert other["why"].startswith("by -40.07 %")
     assert "1 seed of the paper's 5" in other["why"]
     assert row(frame, "accuracy of the prompt as it is", task="emo")["verdict"] == "not run"
+
+
+def test_an_accuracy_comes_with_what_it_hides_where_classes_are_uneven(tmp_path):
+    said = answers({"vanilla": 0.85, "beta": 0.85})
+    said["gold"] = np.where(said["correct"], 0, said["example"] % 3 + 1)  # 85 % one class, which is always the answer
+    run = stored(tmp_path, "3_1_reweighting", said.assign(predicted=0), task="emo")
+    found = row(paper.compare([run]), "accuracy with label words re-weighted", task="emo")
+    assert found["value"] == 85
+    f1 = 100 * (2 * 85 / 185) / 4  # of four classes three are never the answer
+    assert (
+        f"the paper publishes accuracy alone; in macro-F1 ours is {f1:.2f} %, and always saying the commonest class "
+        "would be right in 85.00 %"
+    ) in found["why"]
+    assert "macro-F1" not in row(paper.compare([run]), "accuracy of the prompt as it is", task="sst2")["why"]
+
+
+@pytest.mark.parametrize("task", PUBLISHED["tasks"])
+def test_query_lengths_are_published_and_not_kept_by_runs(tmp_path, task):
+    run = stored(tmp_path, "3_2_compression", compressed(label=0.8), tables=COST, task=task)
+    found = row(paper.compare([run]), "tokens of the query", task=task)
+    lengths = {"sst2": 19, "trec": 7, "agnews": 37, "emo": 12}  # L_x of tables 3 and 6
+    assert found["published"].startswith(f"{lengths[task]} ")
+    assert (found["verdict"], found["ours"]) == ("not run", "")
+    assert "runs do not keep how long queries are" in found["why"]
 
 
 def test_a_mean_of_fewer_tasks_is_held_against_the_same_tasks_of_the_paper_or_against_nothing(tmp_path):
@@ -224,22 +201,6 @@ def test_a_gain_holds_beyond_chance_only(tmp_path, beta, holds):
     assert "paired p" in found["why"]
 
 
-def compressed(*, label: float, n: int = 100) -> pd.DataFrame:
-    """Table 2's results; under each rule of positions another loyalty, to see which is taken."""
-    parts = []
-    for arm, positions, loyal in (
-        ("icl", "none", 1.0),
-        ("hidden_anchor", "restart", label),
-        ("hidden_anchor", "continue", 0.01),
-        ("text_anchor", "none", 0.5),
-    ):
-        kept = np.arange(n) < round(loyal * n)
-        columns = {"label_loyal": kept, "word_loyalty": kept.astype(float), "correct": kept, "tokens_kept": 18}
-        one = {"example": np.arange(n), "seed": 42, "gold": 1, "arm": arm, "positions": positions, "draw": -1}
-        parts.append(pd.DataFrame({**one, **columns}))
-    return pd.concat(parts, ignore_index=True)
-
-
 def test_label_words_kept_are_read_by_the_released_rule_of_positions(tmp_path):
     run = stored(tmp_path, "3_2_compression", compressed(label=0.8), tables=COST)
     jay = stored(tmp_path, "3_2_compression", compressed(label=0.8), tables=COST, model="EleutherAI/gpt-j-6b")
@@ -257,147 +218,6 @@ def test_speed_ups_are_told_by_one_query_at_a_time(tmp_path):
     assert found["value"] == pytest.approx(1.1)
     assert found["verdict"] == "pass"
     assert math.isnan(found["low"])
-
-
-def flows(values: list[tuple[float, float, float]], n: int = 10) -> pd.DataFrame:
-    """Saliency of each layer (S_wp, S_pq, S_ww), the same for every prompt."""
-    rows = [
-        {"example": example, "seed": 42, "layer": layer, "flow": flow, "value": value}
-        for example in range(n)
-        for layer, of_layer in enumerate(values)
-        for flow, value in zip(("S_wp", "S_pq", "S_ww"), of_layer, strict=True)
-    ]
-    return pd.DataFrame(rows)
-
-
-def test_flows_are_judged_by_their_shares_in_shallow_and_deep_layers(tmp_path):
-    as_stated = flows([(6, 1, 1), (5, 3, 2), (3, 5, 2), (2, 6, 2), (1, 8, 1), (0, 9, 1)])
-    frame = paper.compare([stored(tmp_path, "2_1_information_flow", as_stated)])
-    held = frame[(frame["section"] == "2.1") & (frame["item"] != "headline")]
-    assert set(held["holds"]) == {"yes"}
-    assert row(frame, "shallow layers: S_wp is high")["value"] == pytest.approx((6 + 2.5) / 2)
-    assert row(frame, "shallow layers: S_wp is above")["value"] == pytest.approx((5 / 8 + 2 / 10) / 2)
-    assert row(frame, "neither")["value"] == pytest.approx(2 / 5)
-    assert row(frame, "deep layers")["value"] == pytest.approx((7 / 10 + 8 / 10) / 2)
-
-
-def test_flows_the_other_way_round_hold_nowhere(tmp_path):
-    reverse = flows([(0.1, 9, 1), (0.1, 8, 2), (0.1, 1, 5), (0.1, 1, 6), (0.1, 1, 7), (0, 1, 8)])
-    frame = paper.compare([stored(tmp_path, "2_1_information_flow", reverse)])
-    held = frame[(frame["section"] == "2.1") & (frame["item"] != "headline")]
-    assert set(held["holds"]) == {"no"}
-    assert set(held["verdict"]) == {"differs"}
-    assert row(frame, "shallow layers: S_wp is high")["why"].startswith("by -0.925 times S_ww from the bound")
-
-
-def isolated(loyalty: dict[tuple[str, str], float], depths=(1, 3, 5, 7), n: int = 20) -> pd.DataFrame:
-    rows = []
-    for (arm, end), share in loyalty.items():
-        for depth in depths:
-            for example in range(n):
-                kept = example < round(share * n)
-                where = {"example": example, "seed": 42, "arm": arm, "end": end, "depth": depth}
-                rows.append({**where, "label_loyal": kept, "word_loyalty": float(kept)})
-    return pd.DataFrame(rows)
-
-
-@pytest.mark.parametrize(
-    ("first", "held"),
-    [(0.5, ["yes"] * 5), (0.95, ["no", "yes", "yes", "no", "yes"]), (0.85, ["no", "yes", "yes", "yes", "yes"])],
-)
-def test_isolation_holds_where_first_layers_alone_matter(tmp_path, first, held):
-    loyalty = {("label", "first"): first, ("label", "last"): 0.9, ("random", "first"): 0.95, ("random", "last"): 1.0}
-    frame = paper.compare([stored(tmp_path, "2_2_isolation", isolated(loyalty))])
-    found = frame[(frame["section"] == "2.2") & frame["claim"].str.startswith("label")]
-    assert found["holds"].tolist() == held
-    assert row(frame, "label loyalty: isolating label words in the first")["value"] == pytest.approx(0.9 - first)
-
-
-def test_isolation_of_label_words_must_matter_more_than_that_of_other_tokens(tmp_path):
-    loyalty = {("label", "first"): 0.5, ("label", "last"): 1.0, ("random", "first"): 0.55, ("random", "last"): 1.0}
-    frame = paper.compare([stored(tmp_path, "2_2_isolation", isolated(loyalty))])
-    found = row(frame, "label loyalty: isolating label words in the first")
-    assert (found["value"], found["holds"]) == (pytest.approx(0.05), "no")
-    assert row(frame, "label loyalty: isolating random")["holds"] == "no"
-
-
-def test_runs_that_isolate_at_different_depths_are_compared_where_both_do(tmp_path):
-    loyalty = {("label", "first"): 0.5, ("label", "last"): 1.0, ("random", "first"): 1.0, ("random", "last"): 1.0}
-    runs = [
-        stored(tmp_path, "2_2_isolation", isolated(loyalty, depths=depths), task=task, depths=list(depths))
-        for task, depths in (("sst2", (1, 3)), ("trec", (3, 5)))
-    ]
-    frame = paper.compare(runs)
-    assert "3 layers" in row(frame, "label loyalty: the first")["why"]
-    assert "depths=[1, 3] with sst2" in row(frame, "label loyalty: the first")["why"]
-    other = stored(tmp_path, "2_2_isolation", isolated(loyalty, depths=(7,)), task="agnews", depths=[7])
-    assert row(paper.compare([*runs, other]), "label loyalty: the first")["verdict"] == "not run"
-
-
-def test_isolation_of_a_model_of_few_layers_says_at_how_many_it_was_seen(tmp_path):
-    loyalty = {("label", "first"): 0.5, ("label", "last"): 1.0, ("random", "first"): 1.0, ("random", "last"): 1.0}
-    frame = paper.compare([stored(tmp_path, "2_2_isolation", isolated(loyalty, depths=(1, 3)))])
-    assert (
-        "at 3 layers, the most that were isolated"
-        in row(frame, "label loyalty: isolating label words in the first")["why"]
-    )
-
-
-def attended(aucs: list[float], tells: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Attention that tells the answer in layer ``tells`` alone, and a summary as a run would keep it."""
-    rows = []
-    for example in range(40):
-        for layer in range(len(aucs)):
-            for label in range(2):
-                told = label == example % 2 if layer == tells else example % 3 == label
-                rows.append((example, 42, layer, label, example % 2, 1.0 + told))
-    frame = pd.DataFrame(rows, columns=["example", "seed", "layer", "label", "predicted", "attention"])
-    return frame, pd.DataFrame({"seed": 42, "layer": range(len(aucs)), "auc": aucs})
-
-
-def test_auc_is_the_highest_of_the_deeper_half_and_shares_are_against_layers_alike(tmp_path):
-    frame, summary = attended([0.5, 0.5, 1.0, 0.0, 0.9, 0.6], tells=4)
-    found = paper.compare([stored(tmp_path, "2_3_extraction", frame, tables={"summary": summary})])
-    deep, shallow = row(found, "AUCROC approaches"), row(found, "R is negligible")
-    assert (deep["value"], deep["low"], deep["high"], deep["holds"], deep["n"]) == (0.9, 1, 1, "yes", 40)
-    assert "layer 5 of 6" in deep["why"]
-    assert (shallow["value"], shallow["holds"]) == (0, "yes")
-
-
-@pytest.mark.parametrize(("aucs", "said"), [([0.5, np.nan, 0.9], "undefined"), ([0.5, 0.51, 0.52], "undecided")])
-def test_what_is_undefined_is_neither_yes_nor_no(tmp_path, aucs, said):
-    frame, summary = attended(aucs, tells=2)
-    found = paper.compare([stored(tmp_path, "2_3_extraction", frame, tables={"summary": summary})])
-    shallow = row(found, "R is negligible")
-    assert (shallow["holds"], shallow["verdict"]) == ("", "not comparable")
-    assert said in shallow["why"]
-
-
-def confusions(worst: tuple[int, int], shift: float = 0.0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """TREC's pairs of classes, told apart the better the larger 6 a + b; ``worst`` is the pair most confused."""
-    rows = []
-    for layer in range(3):
-        for components in (5, 10):
-            for a in range(6):
-                for b in range(6):
-                    told = 0.0 if (min(a, b), max(a, b)) == worst else 0.3 + (6 * min(a, b) + max(a, b)) / 100
-                    moved = told + shift * (components == 5)
-                    rows.append((42, layer, components, a, b, moved, 0.5 + told / 2))
-    names = ["seed", "layer", "n_components", "label_a", "label_b", "confusion_predicted", "confusion_observed"]
-    return pd.DataFrame(rows, columns=names), pd.DataFrame({"example": range(7), "seed": 42})
-
-
-@pytest.mark.parametrize(
-    ("worst", "shift", "held"),
-    [((1, 2), 0.05, ["yes", "yes", "no", "yes", "yes"]), ((0, 2), 0.2, ["no", "yes", "yes", "yes", "no"])],
-)
-def test_confusion_is_judged_by_ranks(tmp_path, worst, shift, held):
-    frame, asked = confusions(worst, shift)
-    run = stored(tmp_path, "3_3_diagnosis", frame, task="trec", tables={"predictions": asked})
-    found = paper.compare([run])
-    found = found[found["section"] == "3.3"]
-    assert found["holds"].tolist() == held
-    assert set(found["n"]) == {7}
 
 
 def test_a_comparison_is_kept_whole_in_place_of_an_earlier_one(tmp_path):

@@ -4,6 +4,7 @@ import base64
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
@@ -27,6 +28,7 @@ __all__ = [
     "confusion_sweep",
     "cost",
     "extraction",
+    "fluid",
     "has_browser",
     "information_flow",
     "isolation",
@@ -43,7 +45,8 @@ __all__ = [
 def save(figure: go.Figure, folder: Path, name: str) -> list[Path]:
     """Write ``<name>.html`` into a run's folder and, where a browser and kaleido are installed, ``<name>.png``.
 
-    The page shares plotly.min.js with all runs of the store, two folders up, and opens from disk without a network.
+    The page shares plotly.min.js with all runs of the store, two folders up, and opens from disk without a network. The
+    picture is as wide as the figure says, the page's figure as its window.
     """
     folder = Path(folder)
     script = folder.parent.parent / "plotly.min.js"
@@ -53,11 +56,17 @@ def save(figure: go.Figure, folder: Path, name: str) -> list[Path]:
         Path(file.name).chmod(0o644)
         Path(file.name).replace(script)  # at once: others share it
     paths = [folder / f"{name}.html"]
-    figure.write_html(paths[0], include_plotlyjs="../../plotly.min.js", full_html=True)
+    fluid(figure).write_html(paths[0], include_plotlyjs="../../plotly.min.js", full_html=True)
     if has_browser():
         paths.append(folder / f"{name}.png")
         paths[-1].write_bytes(painting.draw(json.loads(figure.to_json() or "{}")))
     return paths
+
+
+def fluid(figure: go.Figure) -> go.Figure:
+    """A copy that takes the width of its place, so that none is cut off; ``layout.meta.width`` keeps its own."""
+    layout: Any = figure.layout
+    return go.Figure(figure).update_layout(width=None, autosize=True, meta={"width": layout.width or 700})
 
 
 def show(figure: go.Figure, folder: Path, name: str) -> None:
@@ -67,7 +76,7 @@ def show(figure: go.Figure, folder: Path, name: str) -> None:
     """
     from IPython.display import display
 
-    shown = {"application/vnd.plotly.v1+json": json.loads(figure.to_json() or "{}")}
+    shown = {"application/vnd.plotly.v1+json": json.loads(fluid(figure).to_json() or "{}")}
     for path in save(figure, folder, name):
         if path.suffix == ".png":
             shown["image/png"] = base64.b64encode(path.read_bytes()).decode()

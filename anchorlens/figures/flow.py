@@ -29,13 +29,14 @@ FLOWS = {
     "S_ww": ("all other pairs", GREY),
 }
 ROLES = {
-    "TEXT": ("text", "#ffffff"),
-    "TEMPLATE": ("template", "#e3e3e3"),
+    "TEXT": ("text", "transparent"),
+    "TEMPLATE": ("template", "rgba(128,128,128,0.25)"),
     "LABEL": ("label word, further tokens", "#a6d3ee"),
     "ANCHOR": ("label word (anchor)", "#56B4E9"),
     "TARGET": ("target", "#E69F00"),
     "START": ("start token", "#f0c7d8"),
 }
+_FAINT = ("TEXT", "TEMPLATE")  # whose background lets through what is behind: the page's own ink
 
 
 def information_flow(frame: pd.DataFrame, twin: pd.DataFrame | None = None) -> go.Figure:
@@ -119,14 +120,15 @@ def saliency_maps(maps: np.ndarray, tokens: Sequence[str], roles: Sequence[str],
 def roles(tokens: Sequence[str], roles: Sequence[str]) -> str:
     """A prompt as HTML, each token on the colour of its role (names as in ``ROLES``), with a legend."""
 
-    def box(text: str, role: str) -> str:
-        style = f"background:{ROLES[role][1]};color:#111;border-radius:2px;padding:1px 0"
+    def box(text: str, role: str, more: str = "") -> str:
+        ink = "" if role in _FAINT else "color:#111;"
+        style = f"background:{ROLES[role][1]};{ink}border-radius:2px;padding:1px 0{more}"
         shown = html.escape(text).replace("\n", "⏎<br>")
         return f'<span style="{style}" title="{ROLES[role][0]}">{shown}</span>'
 
-    legend = " ".join(box(f" {ROLES[role][0]} ", role) for role in ROLES if role in set(roles))
+    legend = " ".join(box(f" {ROLES[role][0]} ", role, ";white-space:pre") for role in ROLES if role in set(roles))
     body = "".join(box(token, role) for token, role in zip(tokens, roles, strict=True))
-    return (
-        f'<div style="font:13px/1.7 monospace;background:#fff;color:#111;padding:8px;white-space:pre-wrap">{body}'
+    return (  # on whatever is behind it, light or dark
+        f'<div style="font:13px/1.7 monospace;padding:8px;white-space:pre-wrap">{body}'
         f'<div style="margin-top:8px">{legend}</div></div>'
     )

@@ -16,6 +16,7 @@ BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PURPLE, GREY, BLACK = "#56B4E9", "#CC79A7", "#737373", "#111111"
 # A DataFrame or a Series: type checkers lose track of what selecting from them gives.
 Table: TypeAlias = Any
+_CELL = 720  # pixels that a notebook's cell has at least, on a small screen
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
 
 
@@ -94,7 +95,7 @@ def finish(
     **layout: Any,
 ) -> go.Figure:
     """The look of every figure; ``notes`` are sentences above it."""
-    said = [line for note in notes for line in textwrap.wrap(note, max(30, width // 8))]
+    said = [line for note in notes for line in textwrap.wrap(note, max(30, min(width, _CELL) // 8))]
     style = {
         "template": "simple_white",
         "width": width,

@@ -10,7 +10,7 @@ import pandas as pd
 from anchorlens.intervals import Interval
 from anchorlens.paper import measures, shapes
 from anchorlens.paper.published import PUBLISHED
-from anchorlens.paper.stored import Cell, Study, forget, studies
+from anchorlens.paper.stored import Cell, Study, UnreadableError, forget, studies
 
 __all__ = ["COLUMNS", "PUBLISHED", "VERDICTS", "compare", "write"]
 
@@ -51,20 +51,20 @@ def compare(runs: Iterable[Path], *, missing: Mapping[str, str] | None = None) -
         "yes", "no", or "" where it cannot be told, and for numbers. ``verdict`` judges agreement with the paper:
         "pass", "differs" (``why``: by how much), "not run", or "not comparable": other model, rows or settings than
         the paper's. Fewer queries or seeds than the paper's do compare, the interval being so much wider, and ``why``
-        says so.
-
-    Raises:
-        store.StoreError: for a folder that is no finished run, or lacks a table.
+        says so. A run that lacks a table, of another version say, leaves the rows that need it "not run", and one whose
+        manifest cannot be read is passed over; ``why`` names both.
     """
     folders = [Path(getattr(run, "folder", run)) for run in runs]
     try:
-        found = studies(folders) or [Study(name, name, "", {}) for name in PUBLISHED["models"]]
+        found, unread = studies(folders)
         rows = []
-        for study in found:
+        for study in found or [Study(name, name, "", {}) for name in PUBLISHED["models"]]:
             rows += [_number(study, spec, missing or {}) for spec in PUBLISHED["numbers"]]
             rows += [_shape(study, spec, missing or {}) for spec in PUBLISHED["shapes"]]
     finally:
         forget()
+    for row in rows:
+        row["why"] = "; ".join([*filter(None, [row["why"]]), *unread.get(row["notebook"], [])])
     order = {each["notebook"]: n for n, each in enumerate(sorted(rows, key=lambda row: row["section"]))}
     rows.sort(key=lambda row: order[row["notebook"]])
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
@@ -83,7 +83,11 @@ def write(frame: pd.DataFrame, root: Path) -> list[Path]:
 
 def _number(study: Study, spec: Mapping[str, Any], missing: Mapping[str, str]) -> dict[str, Any]:
     there = study.of(spec["notebook"], spec["task"]) if spec["measure"] else {}
-    shown, cells = measures.number(spec["measure"], spec["arm"], there)
+    try:
+        shown, cells = measures.number(spec["measure"], spec["arm"], there)
+        told = measures.balance(spec["arm"], cells) if spec["measure"] == "accuracy" and spec["task"] else None
+    except UnreadableError as error:
+        return _row(study, spec, _theirs(study, spec, [])[0], "not run", [str(error)])
     theirs, restated = _theirs(study, spec, list(cells))
     said = [spec["remark"]] if "remark" in spec else []
     if shown is None:
@@ -100,13 +104,22 @@ def _number(study: Study, spec: Mapping[str, Any], missing: Mapping[str, str]) -
     if spec["measure"] in ("label_loyal", "word_loyalty", "correct") and spec["arm"] not in ("icl", "text_anchor"):
         anchored = spec["arm"] if isinstance(spec["arm"], str) else "hidden_anchor"
         said.append(f"positions {measures.rule(next(iter(cells.values()))[0], anchored)}")
+    if told:
+        said.append(
+            f"the paper publishes accuracy alone; in macro-F1 ours is {told[0]:.2f} %, and always saying the commonest "
+            f"class would be right in {told[1]:.2f} %"
+        )
     return _row(study, spec, theirs, verdict, [*apart, *said, *_beside(study, spec, cells)], shown)
 
 
 def _shape(study: Study, spec: Mapping[str, Any], missing: Mapping[str, str]) -> dict[str, Any]:
     spec = {**spec, "task": "trec" if spec["section"] == "3.3" else "", "published": dict.fromkeys(spec["models"])}
     cells = study.of(spec["notebook"], spec["task"])
-    seen, theirs = shapes.look(spec, cells), f"as stated ({', '.join(spec['models'])})"
+    theirs = f"as stated ({', '.join(spec['models'])})"
+    try:
+        seen = shapes.look(spec, cells)
+    except UnreadableError as error:
+        return _row(study, spec, theirs, "not run", [str(error)])
     if seen is None:
         said = ["the runs of this notebook do not have it"] if cells else []
         return _row(study, spec, theirs, *_absent(study, spec, missing, said))

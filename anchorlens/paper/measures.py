@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from anchorlens import intervals
+from anchorlens import intervals, metrics
 from anchorlens.intervals import Interval
 from anchorlens.paper.stored import Cell
+from anchorlens.tasks import TASKS
 
 Tasks = Mapping[str, Sequence[Cell]]
 
@@ -18,9 +19,23 @@ def chance() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def arrays(cells: Tasks, of_cell: Callable[[Cell], np.ndarray]) -> list[list[np.ndarray]]:
-    """[task][seed] of what ``of_cell`` makes of each, without cells that have no rows for it."""
-    return list(_by_task(cells, of_cell).values())
+def arrays(cells: Tasks, of_cell: Callable[[Cell], np.ndarray], *, gaps: bool = False) -> list[list[np.ndarray]]:
+    """[task][seed] of what ``of_cell`` makes of each, without cells that have no rows for it.
+
+    Raises:
+        UnreadableError: for a run whose numbers are not finite, but for undefined ones if there may be ``gaps``.
+    """
+    return list(_by_task(cells, of_cell, gaps).values())
+
+
+def of_each(cells: Tasks, of_cell: Callable[[Cell], Any]) -> dict[Cell, Any]:
+    """What ``of_cell`` makes of each; UnreadableError, which names the run, where one lacks what that takes."""
+    made = {}
+    for seeds in cells.values():
+        for cell in seeds:
+            with cell.asked():
+                made[cell] = of_cell(cell)
+    return made
 
 
 def number(measure: str, arm: str | Sequence[str], cells: Tasks) -> tuple[Interval | None, dict[str, Sequence[Cell]]]:
@@ -32,6 +47,9 @@ def number(measure: str, arm: str | Sequence[str], cells: Tasks) -> tuple[Interv
 
     Returns:
         None and no cells, if no run has it.
+
+    Raises:
+        UnreadableError: if a run lacks the table, or what is in it.
     """
     scale, column = 1 if measure == "tokens_kept" else 100, "correct" if measure == "accuracy" else measure
 
@@ -65,14 +83,41 @@ def speed(cell: Cell) -> Float[np.ndarray, " once"]:
     return np.array([seconds["icl"] / seconds["hidden_anchor"]])
 
 
+def balance(arm: str, cells: Tasks) -> tuple[float, float] | None:
+    """Macro-F1 of an arm and the accuracy of always saying the commonest class, in per cent, by seeds and tasks.
+
+    None without prompts of known class, or from runs that do not keep what was predicted.
+    """
+
+    def of_cell(cell: Cell) -> np.ndarray:
+        rows: Any = cell.table()
+        rows = rows[(rows["arm"] == arm) & (rows["gold"] >= 0)]
+        if rows.empty or "predicted" not in rows:
+            return np.zeros((0, 2))
+        n_classes = len(TASKS[cell.manifest["parameters"]["task"]].label_words)
+        told = metrics.scores(rows["gold"].to_numpy(), rows["predicted"].to_numpy(), n_classes)
+        return np.array([[told["macro_f1"], told["majority"]]])
+
+    found = [np.concatenate(seeds).mean(0) for seeds in arrays(cells, of_cell)]
+    macro_f1, majority = 100 * np.mean(found, axis=0) if found else (np.nan, np.nan)
+    return (float(macro_f1), float(majority)) if found else None
+
+
 def rule(cell: Cell, arm: str) -> str:
     """Where the query's positions start: for GPT-2 the released code's main table starts them at 0."""
     released = "gpt2-xl" in str(cell.manifest["parameters"]["model"]) and arm != "hidden_random_top"
     return "restart" if released else "continue"
 
 
-def _by_task(cells: Tasks, of_cell: Callable[[Cell], np.ndarray]) -> dict[str, list[np.ndarray]]:
-    found = {task: [of_cell(cell) for cell in seeds] for task, seeds in cells.items()}
+def _by_task(cells: Tasks, of_cell: Callable[[Cell], np.ndarray], gaps: bool = False) -> dict[str, list[np.ndarray]]:
+    def finite(cell: Cell) -> np.ndarray:
+        values = of_cell(cell)
+        if np.isinf(values).any() or (not gaps and np.isnan(values).any()):
+            raise ValueError("a number that is not finite")
+        return values
+
+    made = of_each(cells, finite)
+    found = {task: [made[cell] for cell in seeds] for task, seeds in cells.items()}
     found = {task: [values for values in seeds if len(values)] for task, seeds in found.items()}
     return {task: seeds for task, seeds in found.items() if seeds}
 

@@ -13,6 +13,16 @@ def tolerance(shape: str) -> float:
     return found
 
 
+def shape(name: str, **where: str) -> dict[str, Any]:
+    """The one shape of this id, and these other entries."""
+    (found,) = [
+        each
+        for each in PUBLISHED["shapes"]
+        if each["id"] == name and all(each[entry] == value for entry, value in where.items())
+    ]
+    return found
+
+
 def mean_of_tasks(item: str, arm: str, model: str) -> float:
     """A published mean over the tasks."""
     rows = [each for each in PUBLISHED["numbers"] if (each["item"], each["arm"], each["task"]) == (item, arm, "")]

@@ -1,6 +1,8 @@
 """Stored runs in order: by model, notebook, task and seed, and what sets them apart from the paper's."""
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,6 +14,18 @@ from anchorlens import preflight, store, tasks
 from anchorlens.paper.published import PUBLISHED
 
 _KEPT: list[Any] = []
+_AGAIN = "run it again with --force"
+_TOLD = ("notebook", "weights", "finished")  # of a manifest, in words
+_GIVEN = ("model", "task", "seeds", "prompts", "limit")
+
+
+class UnreadableError(store.StoreError):
+    """A run of another version, or one that was damaged: it lacks what is asked of it."""
+
+    def __init__(self, folder: Path, lacks: str) -> None:
+        said = lacks.replace(f"{folder.parent.parent}{os.sep}", "")  # a comparison is shown to others
+        super().__init__(f"run {folder.parent.name}/{folder.name} {' '.join(said.split())}; {_AGAIN}")
+        self.folder = folder
 
 
 @dataclass(frozen=True)
@@ -26,10 +40,35 @@ class Cell:
         """The seed's rows of a table.
 
         Raises:
-            store.StoreError: if the run has no such table.
+            UnreadableError: if the run has no such table, or one that cannot be read.
         """
-        frame: Any = _read(self.folder, name)
+        if not self.has(name):
+            tables = sorted(path.stem for path in self.folder.glob("*.parquet"))
+            raise UnreadableError(self.folder, f"has no table {name!r} (it has {', '.join(tables) or 'none'})")
+        try:
+            frame: Any = _read(self.folder, name)
+        except (OSError, ValueError) as error:  # pyarrow's are of these
+            raise UnreadableError(self.folder, f"has a table {name!r} that cannot be read ({error})") from error
         return frame[frame["seed"] == self.seed] if "seed" in frame else frame
+
+    def has(self, name: str) -> bool:
+        """Whether the run has such a table."""
+        return (self.folder / f"{name}.parquet").is_file()
+
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """Within the block, what the run's tables and manifest lack is said as the run's.
+
+        Raises:
+            UnreadableError: for a column, row or parameter that is not there, or is of another type.
+        """
+        try:
+            yield
+        except UnreadableError:
+            raise
+        except (LookupError, TypeError, ValueError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise UnreadableError(self.folder, f"has tables without what this takes ({said})") from error
 
     @property
     def differences(self) -> list[str]:
@@ -80,40 +119,74 @@ class Study:
         return {each: found[each] for each in PUBLISHED["tasks"] if each in found and task in ("", each)}
 
 
-def studies(runs: Iterable[Path]) -> list[Study]:
+def studies(runs: Iterable[Path]) -> tuple[list[Study], dict[str, list[str]]]:
     """Finished runs, by model.
 
     Args:
         runs: folders of runs. Of two with the same model, notebook, task and seed the one that was finished last
             counts. Notebooks and tasks that the paper does not have are passed over.
 
-    Raises:
-        store.StoreError: for a folder that is no finished run.
+    Returns:
+        The studies; and by notebook, what is said of runs whose manifest cannot be read.
     """
-    told = [(Path(folder), store.manifest(folder)) for folder in runs]
-    told = [each for each in told if _concerns(each[1])]
-    by_model: dict[tuple[str, str], dict[tuple[str, str, int], Cell]] = {}
-    replaced: dict[tuple[str, str], int] = {}
-    for folder, manifest in sorted(told, key=lambda each: (each[1]["finished"], str(each[0]))):
-        given = manifest["parameters"]
-        model = Path(given["model"]).name if _is_folder(manifest) else given["model"], manifest["weights"]
-        for seed in [-1] if given["prompts"] else given["seeds"]:
-            place = manifest["notebook"], given["task"], seed
-            replaced[model] = replaced.get(model, 0) + (place in by_model.setdefault(model, {}))
-            by_model[model][place] = Cell(folder, seed, manifest)
+    told, unread = [], dict[str, list[str]]()
+    for folder in map(Path, runs):
+        try:
+            told.append((folder, manifest(folder)))
+        except UnreadableError as error:
+            unread.setdefault(folder.parent.name, []).append(str(error))
+    by_model: dict[tuple[str, str], list[tuple[Path, Mapping[str, Any]]]] = {}
+    for folder, each in told:
+        if _concerns(each):
+            given = each["parameters"]
+            model = Path(given["model"]).name if _is_folder(each) else given["model"]
+            by_model.setdefault((model, each["weights"]), []).append((folder, each))
     names = [name for name, _ in by_model]
     found = []
-    for (name, weights), cells in by_model.items():
-        ordered: dict[str, dict[str, list[Cell]]] = {}
-        for (notebook, task, _), cell in sorted(cells.items()):
-            ordered.setdefault(notebook, {}).setdefault(task, []).append(cell)
+    for (name, weights), own in by_model.items():
+        cells, replaced = latest(own)
         shown = name if names.count(name) == 1 else f"{name} ({weights.split()[1][:8]})"
-        known, why = _known(next(iter(cells.values())).manifest)
-        found.append(Study(shown, known, why, ordered, replaced[name, weights]))
-    return found
+        known, why = _known(own[0][1])
+        found.append(Study(shown, known, why, cells, replaced))
+    return found, unread
 
 
-def kept(function: Any) -> Any:
+def latest(told: Iterable[tuple[Path, Mapping[str, Any]]]) -> tuple[dict[str, dict[str, list[Cell]]], int]:
+    """Cells of one model's runs by notebook and task, in order of seeds; and how many a later run stands in for."""
+    by_place: dict[tuple[str, str, int], Cell] = {}
+    replaced = 0
+    for folder, each in sorted(told, key=lambda one: (one[1]["finished"], str(one[0]))):
+        given = each["parameters"]
+        for seed in [-1] if given["prompts"] else given["seeds"]:
+            place = each["notebook"], given["task"], seed
+            replaced += place in by_place
+            by_place[place] = Cell(folder, seed, each)
+    cells: dict[str, dict[str, list[Cell]]] = {}
+    for (notebook, task, _), cell in sorted(by_place.items()):
+        cells.setdefault(notebook, {}).setdefault(task, []).append(cell)
+    return cells, replaced
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """A finished run's manifest, with all that places it among others.
+
+    Raises:
+        UnreadableError: if there is none, or it lacks that.
+    """
+    try:
+        told = store.manifest(folder)
+    except store.StoreError as error:
+        raise UnreadableError(folder, f"cannot be read ({error})") from error
+    given, inputs = told.get("parameters"), told.get("inputs")
+    lacks = [name for name in _TOLD if not isinstance(told.get(name), str)]
+    lacks += [f"parameters.{name}" for name in _GIVEN if not isinstance(given, dict) or name not in given]
+    lacks += [f"inputs.{name}" for name in ("data", "pool") if not isinstance(inputs, dict) or name not in inputs]
+    if lacks or not isinstance(given, dict) or not isinstance(given["seeds"], list):
+        raise UnreadableError(folder, f"has a manifest.json without {', '.join(lacks) or 'a list of seeds'}")
+    return told
+
+
+def cached(function: Any) -> Any:
     """``functools.cache``, until ``forget``."""
     _KEPT.append(cache(function))
     return _KEPT[-1]
@@ -125,7 +198,7 @@ def forget() -> None:
         each.cache_clear()
 
 
-@kept
+@cached
 def _read(folder: Path, name: str) -> pd.DataFrame:
     return store.read(folder, name)
 

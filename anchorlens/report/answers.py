@@ -1,37 +1,51 @@
-"""What stored runs answer, one question a section: a number, a sentence, and whether the paper's claim is seen."""
+"""What stored runs answer, one question a section: a number, its interval, a sentence, and whether the claim is seen.
+
+Whether it is seen is told by the shape that ``anchorlens.paper`` judges the same statement by, of the same rows: of two
+runs with the same task and seed the one that was finished last counts.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
+from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
-from anchorlens.paper.published import mean_of_tasks
+from anchorlens.paper.published import mean_of_tasks, shape
+from anchorlens.paper.stored import UnreadableError, forget, latest, manifest
 from anchorlens.report import drawings, measures
 from anchorlens.report.runs import WHOLE, Stored
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a section asks: ``paper`` is what was published, ``measure`` and ``say`` make numbers and words of runs."""
+    """What a section asks: ``paper`` is what was published, ``measure`` and ``say`` make numbers and words of runs.
+
+    ``judged`` is the shape of ``published.json`` by which the answer is yes or no, ``also`` what else it takes.
+    """
 
     notebook: str
     section: str
     asked: str
     paper: str
-    measure: Callable[[Stored], measures.Measured]
+    judged: Mapping[str, Any]
+    measure: Callable[[measures.Tasks], measures.Measured]
     say: Callable[[Mapping[str, float]], tuple[str, str]]  # the number, the sentence
     draw: Callable[[Mapping[str, float], Sequence[float]], Markup]
+    also: str = ""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What all runs of one model say; numbers are means over those that can tell."""
+    """What all runs of one model say: means over tasks of means over seeds; ``interval`` as in "[12.1, 23.0]"."""
 
     model: str
-    verdict: str  # yes, no, in part, cannot be told
+    verdict: str  # yes, no, cannot be told
     number: str
+    interval: str
     said: str
+    why: str  # the verdict is what it is
+    left_out: tuple[str, ...]  # runs, and what they lack
     drawn: Markup
     runs: tuple[Stored, ...]
     tasks: str
@@ -40,7 +54,10 @@ class Answer:
 def answers(question: Question, runs: Sequence[Stored]) -> list[Answer]:
     """An answer for each model with whole runs of the question's notebook, own models before toys."""
     models = {run.value("model") for run in runs if run.notebook == question.notebook and run.state == WHOLE}
-    return [_answer(question, model, runs) for model in sorted(models, key=rank)]
+    try:
+        return [_answer(question, model, runs) for model in sorted(models, key=rank)]
+    finally:
+        forget()
 
 
 def rank(model: str) -> tuple[bool, str]:
@@ -50,34 +67,37 @@ def rank(model: str) -> tuple[bool, str]:
 
 def _answer(question: Question, model: str, runs: Sequence[Stored]) -> Answer:
     own = tuple(r for r in runs if r.notebook == question.notebook and r.state == WHOLE and r.value("model") == model)
-    found, lacking = [], 0
-    for run in own:
-        try:
-            found.append(question.measure(run))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of another version, or made by hand
-            lacking += 1
     tasks = ", ".join(sorted({run.value("task") for run in own}))
-    if not found:
-        said = "The stored tables lack what this question takes: they are of another version. Run the notebook again."
-        return Answer(model, "cannot be told", "–", said, Markup(), own, tasks)
-    numbers = {name: _mean([m.numbers.get(name, np.nan) for m in found]) for name in found[0].numbers}
-    curves = [m.curve for m in found]
-    alike = len({len(curve) for curve in curves}) == 1
-    curve = tuple(map(float, np.mean(curves, axis=0))) if alike else curves[0]
-    told = [m.holds for m in found if m.holds is not None]
-    verdict = "cannot be told" if not told else "yes" if all(told) else "in part" if any(told) else "no"
-    number, said = question.say(numbers)
-    if len(told) > 1:
-        said += f" Seen in {sum(told)} of {len(told)} runs; numbers are means over them."
-    if lacking:
-        said += f" {lacking} more cannot be read: their tables are of another version."
-    return Answer(model, verdict, number, said, question.draw(numbers, curve), own, tasks)
+    measured, replaced, left_out = _measured(question, own)
+    if measured is None:
+        said = "No run has all that this question takes: of another version, or damaged. Run the notebook again."
+        return Answer(model, "cannot be told", "–", "", said, "", left_out, Markup(), own, tasks)
+    verdict = {True: "yes", False: "no", None: "cannot be told"}[measured.holds]
+    number, said = question.say(measured.numbers)
+    said += f" {replaced} earlier results of the same task and seed are passed over." if replaced else ""
+    drawn = question.draw(measured.numbers, measured.curve)
+    return Answer(model, verdict, number, measured.span, said, measured.said, left_out, drawn, own, tasks)
 
 
-def _mean(values: Sequence[float]) -> float:
-    """Over those that are defined."""
-    defined = [value for value in values if np.isfinite(value)]
-    return float(np.mean(defined)) if defined else np.nan
+def _measured(question: Question, runs: Sequence[Stored]) -> tuple[measures.Measured | None, int, tuple[str, ...]]:
+    """Of those runs that have what the question takes; how many a later one stands in for, and what the others lack."""
+    told, left_out = [], []
+    for run in runs:
+        try:
+            told.append((run.folder, manifest(run.folder)))
+        except UnreadableError as error:
+            left_out.append(str(error))
+    while told:
+        cells, replaced = latest(told)
+        try:
+            return question.measure(cells[question.notebook]), replaced, tuple(left_out)
+        except UnreadableError as error:
+            left_out.append(str(error))
+            told = [each for each in told if each[0] != error.folder]
+        except (LookupError, TypeError, ValueError) as error:  # tables made by hand, each in order and not together
+            left_out.append(f"these runs cannot be taken together ({error})")
+            break
+    return None, 0, tuple(left_out)
 
 
 _TABLE_1 = {arm: mean_of_tasks("table 1", arm, "gpt2-xl") for arm in ("vanilla", "beta", "kshot")}
@@ -88,6 +108,7 @@ QUESTIONS = (
         "Do label words gather information in shallow layers?",
         "Figure 3: in shallow layers much flows from the text to label words and little to the target; in deep layers "
         "the flow from label words to the target is the largest.",
+        shape("gathering"),
         measures.gathering,
         measures.say_gathering,
         lambda n, _: drawings.bars(
@@ -96,6 +117,7 @@ QUESTIONS = (
             reference=1.0,
             words="as between others",
         ),
+        also=", and its interval above the ratio in the same model untrained, where that was run",
     ),
     Question(
         "2_2_isolation",
@@ -103,6 +125,7 @@ QUESTIONS = (
         "Do answers depend on what label words gather there?",
         "Figure 4: isolating label words in the first 5 layers changes answers most; in the last 5 layers, or with as "
         "many random tokens, hardly at all.",
+        shape("first_largest", measure="label_loyal"),
         measures.needed,
         measures.say_needed,
         lambda n, _: drawings.bars(
@@ -120,6 +143,7 @@ QUESTIONS = (
         "Do deep layers read the answer from label words?",
         "Figure 5: AUCROC of attention to label words against the answer approaches 0.8 in deep layers; shallow layers "
         "contribute next to nothing.",
+        shape("auc_deep"),
         measures.reading,
         measures.say_reading,
         lambda _, curve: drawings.line(curve, low=0.0, high=1.0, reference=0.5, words="chance"),
@@ -130,6 +154,7 @@ QUESTIONS = (
         "Does weighing label words better raise accuracy?",
         f"Table 1: accuracy rises from {_TABLE_1['vanilla']:.2f} to {_TABLE_1['beta']:.2f} on average over four tasks, "
         f"where five shots a class reach {_TABLE_1['kshot']:.2f}.",
+        shape("gain", other="vanilla"),
         measures.reweighting,
         measures.say_reweighting,
         lambda n, _: drawings.bars(
@@ -139,7 +164,7 @@ QUESTIONS = (
                 ("more examples", n["kshot"], "other"),
             ],
             unit="%",
-            reference=n["majority"] if np.isfinite(n["majority"]) else None,
+            reference=n["majority"] if isfinite(n["majority"]) else None,
             words="commonest class",
         ),
     ),
@@ -149,6 +174,7 @@ QUESTIONS = (
         "Can the prompt be cut down to its label words?",
         "Table 2: of all ways to shorten the prompt, keeping hidden states of label words and template stays closest "
         "to the whole one.",
+        shape("kept", measure="label_loyal", other="hidden_random"),
         measures.compressing,
         measures.say_compressing,
         lambda n, _: drawings.bars(
@@ -165,6 +191,7 @@ QUESTIONS = (
         "3.3",
         "Do label words tell which classes get confused?",
         "Figure 6: classes whose label words have similar keys are those that the model confuses.",
+        shape("rank_order"),
         measures.diagnosing,
         measures.say_diagnosing,
         lambda n, curve: drawings.line(curve, low=-1.0, high=1.0, reference=0.0, words="no relation"),

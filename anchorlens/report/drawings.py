@@ -31,7 +31,8 @@ def bars(
     high = 4 + len(rows) * _ROW
     if reference is not None:
         x = left + room * reference / top
-        drawn.append(f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{high}"/>')
+        # first, so that no value is crossed out
+        drawn.insert(0, f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{high}"/>')
         drawn.append(f'<text class="small" x="{x - 2:.1f}" y="{high + 11}">{escape(words)}</text>')
         high += 14
     return _svg(drawn, float(high))

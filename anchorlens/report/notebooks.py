@@ -174,6 +174,9 @@ def _figure(told: Any) -> Figure | None:
     layout = dict(said) if isinstance(said, Mapping) else {}
     for name in ("images", "updatemenus", "sliders"):
         layout.pop(name, None)
+    own: Any = layout.get("meta")
+    if layout.get("width") is None and isinstance(own, Mapping):
+        layout["width"] = own.get("width")  # of one that takes the width of its place
     template = layout.get("template")
     if isinstance(template, Mapping):
         layout["template"] = {"layout": _without_images(template.get("layout")), "data": template.get("data") or {}}

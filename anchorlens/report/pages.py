@@ -22,7 +22,7 @@ COMPARED = (
 )
 MARKS = {
     **{"pass": "✓", "differs": "✗", "not run": "–", "not comparable": "○"},
-    **{"yes": "✓", "no": "✗", "in part": "~", "cannot be told": "?"},
+    **{"yes": "✓", "no": "✗", "cannot be told": "?"},
     **{"whole": "●", "failed": "✗", "unfinished": "◐", "damaged": "!"},
 }  # beside the words, for a look
 _TITLES = {"0_tour": "A tour on one prompt"}
@@ -36,13 +36,14 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Table:
-    """A stored table: its CSV, or where it lies in the store if that would be too large."""
+    """A stored table: its CSV, or where it lies in the store if that would be too large; or why it has neither."""
 
     name: str
     rows: int
     columns: tuple[str, ...]
     csv: str = ""
     stored: str = ""
+    said: str = ""
 
 
 @dataclass
@@ -182,7 +183,12 @@ def _files(page: Page, out: Path) -> Iterator[tuple[str, bytes]]:
                 image += 1
                 yield f"figures/{run.slug}-image-{image}.png", output.image
     for path in run.tables():
-        frame = pd.read_parquet(path)
+        try:
+            frame = pd.read_parquet(path)
+        except (OSError, ValueError) as error:  # of a run from before sums were kept; pyarrow's errors are of these
+            why = str(error).replace(f"{run.folder}{os.sep}", "")
+            page.tables.append(Table(path.stem, 0, (), said=f"cannot be read ({why}); run it again with --force"))
+            continue
         columns = tuple(map(str, frame.columns))
         if len(frame) > _MOST_ROWS:
             page.tables.append(Table(path.stem, len(frame), columns, stored=_link(path, out)))

@@ -45,22 +45,31 @@
     const n = panels.length;
     if (n < 2 || panels.some((p) => !p.y || p.y.overlaying || Object.values(layout).some((v) => v && v.overlaying))) return false;
     panels.sort((a, b) => b.low[1] - a.low[1] || a.left[0] - b.left[0]);
-    const slot = 1 / n, gap = slot * 0.3;
+    const leaning = panels.some((p) => Array.isArray(p.x.ticktext) && p.x.ticktext.some((said) => String(said).replace(/<[^>]*>/g, "").length > 3)); // words below a panel take more room
+    const rows = new Set(panels.map((p) => p.low[1].toFixed(2))).size;
+    const one = Math.min(340, Math.max(210, ((layout.height || 430) - 180) / rows)), gap = leaning ? 140 : 100, all = n * one + (n - 1) * gap; // pixels
     const titles = (layout.annotations || []).filter((a) => a.xref === "paper" && a.yref === "paper" && !a.showarrow);
     const at = panels.map((p, i) => titles.find((a) => a.x >= p.left[0] - 0.01 && a.x <= p.left[1] + 0.01 && Math.abs(a.y - p.low[1]) < 0.05));
     panels.forEach((p, i) => {
-      const top = 1 - i * slot, range = [top - slot + (i === n - 1 ? 0 : gap), top];
+      const top = 1 - i * (one + gap) / all, range = [Math.max(0, top - one / all), top];
       p.x.domain = [0, 1];
       p.y.domain = range;
       p.x.showticklabels = p.y.showticklabels = true;
       if (at[i]) Object.assign(at[i], { x: 0.5, xanchor: "center", y: top });
     });
-    for (const trace of figure.data) if (trace.showscale !== false && trace.colorbar) trace.colorbar.len = slot;
-    const one = Math.max(220, (layout.height || 430) - 180) * 0.95;
-    const margin = layout.margin || {};
-    layout.height = n * one + (n - 1) * 60 + (margin.t || 60) + (margin.b || 80);
-    layout.margin = { ...margin, l: 62, r: 14 };
-    if (layout.legend) layout.legend = { ...layout.legend, orientation: "h", x: 0, y: -70 / (n * one) };
+    const axes = Object.keys(layout).filter((k) => k.startsWith("coloraxis")).map((k) => layout[k]);
+    const scales = [...figure.data, ...axes].filter((each) => each.showscale !== false && each.colorbar).map((each) => each.colorbar);
+    const below = leaning ? 110 : 70;
+    for (const bar of scales) {
+      const few = (list) => list.filter((_, i) => i === 0 || i === list.length - 1 || 2 * i === list.length - 1);
+      if (Array.isArray(bar.tickvals) && Array.isArray(bar.ticktext)) Object.assign(bar, { tickvals: few(bar.tickvals), ticktext: few(bar.ticktext) });
+      Object.assign(bar, { orientation: "h", x: 0.5, xanchor: "center", len: 0.8, thickness: 12, y: -below / all, yanchor: "top", tickangle: 0, tickfont: { ...(bar.tickfont || {}), size: 10 } });
+    }
+    const margin = { ...layout.margin, l: 62, r: leaning ? 44 : 14 };
+    margin.b = Math.max(margin.b || 80, scales.length ? below + 60 : 0);
+    layout.height = all + (margin.t || 60) + margin.b;
+    layout.margin = margin;
+    if (layout.legend) layout.legend = { ...layout.legend, orientation: "h", x: 0, y: -70 / all };
     return true;
   };
 
@@ -74,19 +83,30 @@
       figure.layout.font = { ...(figure.layout.font || {}), color: "#e8e9ec" };
       figure.layout.hoverlabel = { bgcolor: "#2b3038", font: { color: "#e8e9ec" }, ...(figure.layout.hoverlabel || {}) };
     }
-    const natural = figure.layout.width || 800;
+    const natural = Number(figure.layout.width) || 800;
     const narrow = width < natural * 0.75;
     const stacked = narrow && stack(figure, width);
+    const alone = !Object.keys(figure.layout).some((k) => /^xaxis\d+$/.test(k));
     if (narrow) {
       for (const each of figure.layout.annotations || []) if (each.xref === "paper") each.font = { ...(each.font || {}), size: 13 };
       for (const trace of figure.data) if (trace.name) trace.name = wrapped(trace.name, 40).join("<br>");
+    }
+    if (narrow && alone) {
+      figure.layout.margin = { ...figure.layout.margin, l: 62, r: 14 };
+      const x = figure.layout.xaxis;
+      if (x && Array.isArray(x.ticktext) && !figure.layout.yaxis?.ticktext) { // words below bars: one below the other, and what is below them further down
+        Object.assign(x, { ticktext: x.ticktext.map((said) => wrapped(String(said), 12).join("<br>")), tickangle: 0, tickfont: { ...(x.tickfont || {}), size: 10.5 } });
+        figure.layout.margin.b = (figure.layout.margin.b || 80) + 50;
+        figure.layout.height = (figure.layout.height || 430) + 50;
+        if (figure.layout.legend) figure.layout.legend.y = -0.3;
+      }
     }
     if (stacked) for (const [name, axis] of Object.entries(figure.layout)) {
       if (!/^yaxis/.test(name) || !Array.isArray(axis.ticktext)) continue;
       axis.ticktext = axis.ticktext.map((said) => said.includes("<span") ? said : wrapped(said.replaceAll("<br>", " "), 19).join("<br>"));
       axis.tickfont = { ...(axis.tickfont || {}), size: 10.5 };
     }
-    figure.layout.width = stacked || !narrow ? Math.min(natural, width) : Math.max(width, Math.min(natural, 560));
+    figure.layout.width = stacked || alone || !narrow ? Math.min(natural, width) : Math.max(width, Math.min(natural, 560));
     if (figure.layout.title && width < natural && figure.layout.title.text) {
       const before = String(figure.layout.title.text).split("<br>").length;
       const lines = wrapped(String(figure.layout.title.text).replaceAll("<br>", " "), Math.max(30, Math.floor(figure.layout.width / 7.2)));
