@@ -135,8 +135,7 @@ def test_roles_stand_on_whatever_is_behind_them_light_or_dark():
 def test_a_figure_is_shown_as_wide_as_its_place_and_its_picture_as_wide_as_it_says(tmp_path, monkeypatch):
     drawn, wide = figures.information_flow(random_frame(range(1))), []
     monkeypatch.setattr(figures, "has_browser", lambda: True)
-    monkeypatch.setattr(type(drawn), "write_image", lambda self, path, **_: wide.append(self.layout.width))
-    monkeypatch.setattr(figures.Path, "read_bytes", lambda self: b"")
+    monkeypatch.setattr(figures.painting, "draw", lambda plain: wide.append(plain["layout"]["width"]) or b"")
     told: list[dict] = []
     monkeypatch.setattr("IPython.display.display", lambda shown, raw: told.append(shown))
     (folder := tmp_path / "run" / "key").mkdir(parents=True)
@@ -245,15 +244,19 @@ def bar(color: str) -> dict[str, Any]:
     return json.loads(drawn.to_json() or "")
 
 
-def test_one_browser_draws_figure_after_figure_each_as_if_it_were_the_first(painting):
+def test_one_browser_draws_figure_after_figure_each_as_if_it_were_the_first(painting, monkeypatch):
+    monkeypatch.setattr(painting, "FIGURES", 6)
     before = set(psutil.Process().children())
     painting.start()
     started = set(psutil.Process().children()) - before
-    drawn = [painting.draw(bar(color)) for color in ("red", "blue") * painting.TABS]
-    assert len(set(drawn)) == 2
-    assert drawn == drawn[:2] * painting.TABS
+    real = json.loads(figures.information_flow(random_frame(range(2))).to_json() or "")
+    drawn = [painting.draw(each) for each in (bar("red"), real, bar("blue")) * 3]  # the tab is loaded anew meanwhile
+    assert len(set(drawn)) == 3
+    assert drawn == drawn[:3] * 3
     assert int.from_bytes(drawn[0][16:20]) == 640, "two pixels for each of its own"
     assert set(psutil.Process().children()) - before == started
+    painting.close()
+    assert painting.draw(real) == drawn[1], "and in another browser"
 
 
 def test_a_browser_that_ended_gives_way_to_another(painting, monkeypatch):

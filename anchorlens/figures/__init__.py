@@ -3,10 +3,12 @@
 import base64
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
+import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
 from anchorlens.browser import has_browser
@@ -56,17 +58,19 @@ def save(figure: go.Figure, folder: Path, name: str) -> list[Path]:
         Path(file.name).chmod(0o644)
         Path(file.name).replace(script)  # at once: others share it
     paths = [folder / f"{name}.html"]
-    fluid(figure).write_html(paths[0], include_plotlyjs="../../plotly.min.js", full_html=True)
+    plain = json.loads(figure.to_json() or "{}")
+    page = pio.to_html(fluid(plain), include_plotlyjs="../../plotly.min.js", full_html=True, validate=False)
+    paths[0].write_text(page, encoding="utf-8")
     if has_browser():
         paths.append(folder / f"{name}.png")
-        paths[-1].write_bytes(painting.draw(json.loads(figure.to_json() or "{}")))
+        paths[-1].write_bytes(painting.draw(plain))
     return paths
 
 
-def fluid(figure: go.Figure) -> go.Figure:
-    """A copy that takes the width of its place, so that none is cut off; ``layout.meta.width`` keeps its own."""
-    layout: Any = figure.layout
-    return go.Figure(figure).update_layout(width=None, autosize=True, meta={"width": layout.width or 700})
+def fluid(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A figure in plotly's JSON that takes the width of its place; ``layout.meta.width`` keeps its own."""
+    layout = {name: value for name, value in plain["layout"].items() if name != "width"}
+    return {**plain, "layout": {**layout, "autosize": True, "meta": {"width": plain["layout"].get("width", 700)}}}
 
 
 def show(figure: go.Figure, folder: Path, name: str) -> None:
@@ -76,7 +80,7 @@ def show(figure: go.Figure, folder: Path, name: str) -> None:
     """
     from IPython.display import display
 
-    shown = {"application/vnd.plotly.v1+json": json.loads(fluid(figure).to_json() or "{}")}
+    shown = {"application/vnd.plotly.v1+json": fluid(json.loads(figure.to_json() or "{}"))}
     for path in save(figure, folder, name):
         if path.suffix == ".png":
             shown["image/png"] = base64.b64encode(path.read_bytes()).decode()

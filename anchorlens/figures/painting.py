@@ -7,7 +7,7 @@ import threading
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-TABS = 3  # as many figures as a notebook mostly shows at its end: each finds a tab that is ready
+FIGURES = 100  # that are drawn in a tab before it is loaded anew, so that it cannot grow for ever
 PATIENCE = 90  # seconds, for the browser to start and for one figure
 
 _painters: dict[int, "Painter"] = {}  # by process: a fork of the owner cannot use the owner's browser
@@ -31,9 +31,8 @@ def draw(figure: Mapping[str, Any], *, scale: int = 2) -> bytes:
 
 
 def start() -> "Painter":
-    """The browser of this process, ready to draw in each of its tabs."""
-    for _ in range(TABS):
-        draw({"data": [], "layout": {}})
+    """The browser of this process, ready to draw."""
+    draw({"data": [], "layout": {}})
     return _painters[os.getpid()]
 
 
@@ -47,13 +46,13 @@ def close() -> None:
 class Painter:
     """A browser of its own, and the thread that speaks to it."""
 
-    def __init__(self, tabs: int = TABS) -> None:
+    def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._loop.run_forever, name="painter", daemon=True)
         self.thread.start()
         self._kaleido: Any = None
         try:
-            self._kaleido = self._wait(_opened(tabs))
+            self._kaleido = self._wait(_opened())
         except BaseException:
             self.close()
             raise
@@ -78,22 +77,26 @@ class Painter:
             raise
 
 
-async def _opened(tabs: int) -> Any:
+async def _opened() -> Any:
     from kaleido import Kaleido
 
     class Browser(Kaleido):
-        """kaleido's, which loads a tab anew after each figure; here nobody waits for it.
+        """kaleido's, which loads its tab anew after each figure; plotly's script then takes three times as long.
 
-        Where another version of kaleido does that in another way, it is as slow as it was and no less right.
+        Figures do not depend on what was drawn before. Where another version of kaleido does that in another way, it is
+        as slow as it was and no less right.
         """
 
-        async def _return_kaleido_tab(self, tab: Any) -> None:
-            task = asyncio.ensure_future(super()._return_kaleido_tab(tab))
-            running.add(task)
-            task.add_done_callback(running.discard)
+        drawn = 0
 
-    running: set[asyncio.Future] = set()  # or they would be collected while they run
-    browser = Browser(n=tabs, mathjax=False, timeout=PATIENCE)  # with mathjax, each tab would look for it on the net
+        async def _return_kaleido_tab(self, tab: Any) -> None:
+            self.drawn += 1
+            if self.drawn % FIGURES and hasattr(self, "tabs_ready"):
+                await self.tabs_ready.put(tab)
+            else:
+                await super()._return_kaleido_tab(tab)
+
+    browser = Browser(n=1, mathjax=False, timeout=PATIENCE)  # with mathjax, the tab would look for it on the net
     try:
         await browser.open()
     except BaseException:
