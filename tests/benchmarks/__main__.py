@@ -168,9 +168,9 @@ def _operations(bench: Bench, size: int) -> float:
 
 def _around(asked: argparse.Namespace) -> list[Row]:
     took, imported = commands.help_seconds(1 if asked.quick else 5)
-    warm = None if asked.quick else commands.warm_seconds(5)
+    sweep = None if asked.quick else commands.sweep_seconds()
     return [
-        Row("a run with a warm kernel", f"wall, {commands.NOTEBOOK} on the toy", warm, most=2, unit=" s"),
+        Row("a sweep by one worker", f"wall of a run, of {commands.RUNS} on the toy", sweep, most=2, unit=" s"),
         Row("anchorlens --help", "wall", took, most=0.4, unit=" s"),
         Row("anchorlens --help", "times torch is imported", float(imported), most=0),
     ]

@@ -1,11 +1,12 @@
-"""What a user waits for around the analyses: the command line's help, and a run with a warm kernel."""
+"""What a user waits for around the analyses: the command line's help, and the runs of a grid."""
 
+import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 HELP = """
 import sys
@@ -16,7 +17,14 @@ try:
 finally:
     print("torch" in sys.modules, file=sys.stderr)
 """
-NOTEBOOK, LIMIT = "2_3_extraction", 40
+GRID = """
+notebooks: all
+model: toy
+task: [sst2, trec, agnews, emo]
+seeds: [[42], [43]]
+limit: 50
+"""
+RUNS = 48
 
 
 def help_seconds(rounds: int) -> tuple[float, bool]:
@@ -36,14 +44,18 @@ def help_seconds(rounds: int) -> tuple[float, bool]:
     return median(took), imported
 
 
-def warm_seconds(rounds: int) -> float:
-    """Wall seconds of a notebook on the toy model, median of the runs after the first, in one warm kernel."""
-    from anchorlens import batch, warm
+def sweep_seconds() -> float:
+    """Wall seconds of a run in a sweep of ``GRID`` by one worker, mean of all but the first, in which it starts.
 
-    took = []
-    with tempfile.TemporaryDirectory() as store, warm.kernel() as kernel:
-        for seed in range(1 + rounds):  # another seed is another run
-            began = time.perf_counter()
-            batch.run(NOTEBOOK, {"limit": LIMIT, "seeds": [seed]}, root=Path(store), bar=False, kernel=kernel)
-            took.append(time.perf_counter() - began)
-    return median(took[1:])
+    Raises:
+        RuntimeError: if not every run was done.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        (grid := Path(folder) / "grid.yaml").write_text(GRID)
+        command = [sys.executable, "-m", "anchorlens.cli", "sweep", str(grid), "--workers", "1", "--json"]
+        done = subprocess.run([*command, "--store", folder], capture_output=True, text=True, check=False)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    took = [event["seconds"] for event in events if event["event"] == "done"]
+    if len(took) != RUNS:
+        raise RuntimeError(f"{len(took)} of {RUNS} runs were done, exit code {done.returncode}: {done.stderr[-500:]}")
+    return mean(took[1:])
