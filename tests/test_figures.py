@@ -247,7 +247,7 @@ def bar(color: str) -> dict[str, Any]:
 def test_one_browser_draws_figure_after_figure_each_as_if_it_were_the_first(painting, monkeypatch):
     monkeypatch.setattr(painting, "FIGURES", 6)
     before = set(psutil.Process().children())
-    painting.start()
+    painting.draw(bar("green"))
     started = set(psutil.Process().children()) - before
     real = json.loads(figures.information_flow(random_frame(range(2))).to_json() or "")
     drawn = [painting.draw(each) for each in (bar("red"), real, bar("blue")) * 3]  # the tab is loaded anew meanwhile
@@ -259,14 +259,24 @@ def test_one_browser_draws_figure_after_figure_each_as_if_it_were_the_first(pain
     assert painting.draw(real) == drawn[1], "and in another browser"
 
 
-def test_a_browser_that_ended_gives_way_to_another(painting, monkeypatch):
-    before = set(psutil.Process().children())
-    painting.start()
-    for each in set(psutil.Process().children()) - before:
-        each.kill()
+def test_a_browser_that_ended_gives_way_to_another(painting):
+    painting.draw(bar("red"))
+    (first, *_) = started = painting.current().processes
+    first.kill()
+    psutil.wait_procs(started, timeout=10)
+    assert painting.draw(bar("red")).startswith(b"\x89PNG")
+    assert not painting.current().processes & started
+
+
+def test_a_browser_that_stands_still_is_an_error_and_gives_way_to_another(painting, monkeypatch):
+    painting.draw(bar("red"))
     usual = painting.PATIENCE
-    monkeypatch.setattr(painting, "PATIENCE", 2)
-    with pytest.raises(Exception):  # noqa: B017, PT011  of whatever kind kaleido's is
+    monkeypatch.setattr(painting, "PATIENCE", 1)
+    family = [each for first in painting.current().processes for each in (first, *first.children(recursive=True))]
+    for each in family:
+        each.suspend()
+    with pytest.raises(TimeoutError):
         painting.draw(bar("red"))
     monkeypatch.setattr(painting, "PATIENCE", usual)
     assert painting.draw(bar("red")).startswith(b"\x89PNG")
+    assert psutil.wait_procs(family, timeout=10)[1] == []

@@ -5,7 +5,10 @@ import atexit
 import os
 import threading
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from typing import Any
+
+import psutil
 
 FIGURES = 100  # that are drawn in a tab before it is loaded anew, so that it cannot grow for ever
 PATIENCE = 90  # seconds, for the browser to start and for one figure
@@ -17,10 +20,13 @@ def draw(figure: Mapping[str, Any], *, scale: int = 2) -> bytes:
     """The PNG of a figure in plotly's JSON, ``scale`` pixels for each of its own.
 
     Raises:
-        Exception: of kaleido's, where the browser cannot be started, ended, or does not draw it; the next call starts
-            another browser.
+        Exception: of kaleido's, where the browser cannot be started, or does not draw it; the next call starts another
+            browser, as it does where the browser has ended meanwhile.
     """
-    painter = _painters.get(os.getpid())
+    painter = current()
+    if painter is not None and not painter.well():
+        close()
+        painter = None
     if painter is None:
         painter = _painters[os.getpid()] = Painter()
     try:
@@ -30,10 +36,9 @@ def draw(figure: Mapping[str, Any], *, scale: int = 2) -> bytes:
         raise
 
 
-def start() -> "Painter":
-    """The browser of this process, ready to draw."""
-    draw({"data": [], "layout": {}})
-    return _painters[os.getpid()]
+def current() -> "Painter | None":
+    """The browser of this process, if one was started."""
+    return _painters.get(os.getpid())
 
 
 def close() -> None:
@@ -44,29 +49,42 @@ def close() -> None:
 
 
 class Painter:
-    """A browser of its own, and the thread that speaks to it."""
+    """A browser of its own, and what it takes: ``threads`` and ``processes`` of this process."""
 
     def __init__(self) -> None:
+        children, others = psutil.Process().children, set(threading.enumerate())
+        before = set(children())
         self._loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self._loop.run_forever, name="painter", daemon=True)
-        self.thread.start()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="painter", daemon=True)
+        self._thread.start()
         self._kaleido: Any = None
+        self.threads: set[threading.Thread] = set()
+        self.processes: set[psutil.Process] = set()
         try:
             self._kaleido = self._wait(_opened())
+            self.draw({"data": [], "layout": {}}, scale=1)  # then all that it takes is there
         except BaseException:
             self.close()
             raise
+        self.threads, self.processes = set(threading.enumerate()) - others, set(children()) - before
+
+    def well(self) -> bool:
+        """Whether all of it goes on."""
+        return all(each.is_alive() for each in self.threads) and all(each.is_running() for each in self.processes)
 
     def draw(self, figure: Mapping[str, Any], *, scale: int) -> bytes:
         return self._wait(self._kaleido.calc_fig(dict(figure), opts={"format": "png", "scale": scale}))
 
     def close(self) -> None:
-        try:
+        family = [each for first in self.processes if first.is_running() for each in (first, *_descendants(first))]
+        with suppress(Exception):  # it may not end by itself
             if self._kaleido is not None:
                 self._wait(self._kaleido.close())
-        finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self.thread.join(timeout=5)
+        for each in family:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
 
     def _wait(self, what: Coroutine[Any, Any, Any]) -> Any:
         waited = asyncio.run_coroutine_threadsafe(what, self._loop)
@@ -75,6 +93,13 @@ class Painter:
         except BaseException:
             waited.cancel()
             raise
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 async def _opened() -> Any:

@@ -27,35 +27,6 @@ class _Start:
     picture: Any
     modules: set[str]
     threads: set[threading.Thread]
-    browser: Any
-
-    def children(self) -> set[int]:
-        """Processes that the kernel has started, but for the browser's."""
-        import psutil
-
-        mine = psutil.Process().children()
-        return {each.pid for each in mine if self.browser is None or not self.browser.owns(each)}
-
-
-class _Browser:
-    """One browser for all figures as PNG, where each run would start its own for a second or two."""
-
-    def __init__(self) -> None:
-        import psutil
-
-        from anchorlens.figures import painting
-
-        before = set(psutil.Process().children())
-        others = set(threading.enumerate())
-        painting.start()
-        self.threads = set(threading.enumerate()) - others
-        self.processes = set(psutil.Process().children()) - before
-
-    def owns(self, process: Any) -> bool:
-        return process in self.processes
-
-    def well(self) -> bool:
-        return all(thread.is_alive() for thread in self.threads) and all(each.is_running() for each in self.processes)
 
 
 def _shell() -> Any:
@@ -83,9 +54,10 @@ def _start() -> _Start:
         optimiser([torch.zeros(1, requires_grad=True)])  # torch wraps the step of each when it is first made
     residents = Residents(models.load)
     models.load = residents.load
-    browser = _Browser() if figures.has_browser() else None
+    if figures.has_browser():
+        importlib.import_module("kaleido")
     kept = [(each, each.get()) for each in settings(shell)]
-    start = _Start(residents, kept, drawn, Picture(), set(sys.modules), set(threading.enumerate()), browser)
+    start = _Start(residents, kept, drawn, Picture(), set(sys.modules), set(threading.enumerate()))
     gc.collect()
     gc.freeze()  # what was imported stays, and going over it again takes a second each time
     return start
@@ -93,20 +65,28 @@ def _start() -> _Start:
 
 def begin(folder: str) -> list[str]:
     """Make ready for a run in ``folder``; what stands in its way."""
-    start = _start()
+    _start()
     os.chdir(folder)
-    return [] if start.browser is None or start.browser.well() else ["its browser ended"]
+    return []
 
 
 def end() -> list[str]:
     """Set back what a run has set; what could not be."""
+    import psutil
+
+    from anchorlens.figures import painting
+
     start, shell = _start(), _shell()
-    strays = {thread for thread in threading.enumerate() if thread not in start.threads and not _harmless(thread)}
-    said = [f"thread {thread.name} ({type(thread).__module__}.{type(thread).__name__}) goes on" for thread in strays]
-    if start.children():
-        said.append(f"processes go on: {', '.join(map(str, sorted(start.children())))}")
-    if start.browser is not None and not start.browser.well():
-        said.append("its browser ended")
+    drawing = painting.current()  # the browser that draws figures goes on from run to run
+    threads, processes = (drawing.threads, drawing.processes) if drawing else (set(), set())
+    strays = set(threading.enumerate()) - start.threads - threads
+    said = [
+        f"thread {each.name} ({type(each).__module__}.{type(each).__name__}) goes on"
+        for each in strays
+        if not _harmless(each)
+    ]
+    if left := set(psutil.Process().children()) - processes:
+        said.append(f"processes go on: {', '.join(str(each.pid) for each in left)}")
     shell.reset(new_session=True)
     for name in ("last_type", "last_value", "last_traceback", "last_exc"):
         if hasattr(sys, name):
