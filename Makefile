@@ -75,4 +75,4 @@ toy: .venv/demo  ## train the shipped models anew (docs: anchorlens/toy/README.m
 	$(BIN)/python -m anchorlens.toy.train --seed $(TOY_SEED) --out outputs/toy
 
 clean:
-	rm -rf .venv .venv4 outputs
+	rm -rf .venv .venv4

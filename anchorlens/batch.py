@@ -80,9 +80,12 @@ def failure(target: store.Run) -> str:
         return ""
 
 
-def note_failure(target: store.Run, error: str) -> None:
-    """Have ``failure`` tell what ended a try, where its own process could not: it was killed, or its kernel died."""
-    target.leave(_FAILED, json.dumps({"error": error, "ended": _now()}))
+def note_failure(target: store.Run, error: str, parameters: Mapping[str, Any] | None = None) -> None:
+    """Have ``failure`` tell what ended a try, where its own process could not: it was killed, or its kernel died.
+
+    ``parameters`` are kept for those who list what failed, since its notebook may not have been stored.
+    """
+    target.leave(_FAILED, json.dumps({"error": error, "ended": _now(), "parameters": dict(parameters or {})}))
 
 
 def run(

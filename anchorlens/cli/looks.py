@@ -68,7 +68,7 @@ def list_(what: Annotated[str, typer.Argument(help="notebooks, tasks or models")
             for task in tasks.TASKS.values():
                 words = ",".join(task.label_words)
                 print(f"{task.name}\t{task.context('{text}')!r}\t{words.strip()}\trows: {rows.whence(task)}")
-            print("or the path of a .yaml file with a template and label words of your own (see the README)")
+            print("or the path of a .yaml file with a template and label words of your own (docs/own.md)")
         elif what == "models":
             print("\n".join(preflight.TOYS))
             print("or a Hugging Face folder, or a hub id such as gpt2-xl")

@@ -197,7 +197,7 @@ function start(root, data) {
     now.replaceChildren();
     make("b", now, {}, `layer ${layer + 1} of ${data.layers}`);
     ["S_wp", "S_pq", "S_ww"].forEach((name, flow) => {
-      make("span", now, {}, `${name} ${percent(shares[layer][flow], 1)} (mean ${number(means[3 * layer + flow])})`);
+      make("span", now, {}, `${name} ${percent(shares[layer][flow], 1)} (mean saliency of all heads ${number(means[3 * layer + flow])})`);
     });
     const kept = `${percent(shown, total)} of this ${state.head ? "head" : "layer"}'s ${what}`;
     make("span", now, {}, `the ${edges.length} widest lines are kept: ${kept}`);

@@ -33,7 +33,7 @@ def bars(
         x = left + room * reference / top
         # first, so that no value is crossed out
         drawn.insert(0, f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{high}"/>')
-        drawn.append(f'<text class="small" x="{x - 2:.1f}" y="{high + 11}">{escape(words)}</text>')
+        drawn.append(f'<text class="small" x="{_WIDTH}" y="{high + 11}" text-anchor="end">┊ {escape(words)}</text>')
         high += 14
     return _svg(drawn, float(high))
 

@@ -71,10 +71,14 @@ def read(path: Path) -> list[Cell]:
     try:
         book = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
         cells = [(str(cell["cell_type"]), str(cell["source"]), cell) for cell in book["cells"]]
+    except FileNotFoundError as error:
+        raise NotebookError("It ended before its notebook was stored.") from error
     except Exception as error:  # nbformat raises whatever its parsers do
         raise NotebookError(f"{path.name} cannot be read as a notebook ({type(error).__name__}: {error}).") from error
     found, figures, room = [], 0, MOST
     for kind, source, cell in cells:
+        if "papermill-error-cell-tag" in ((cell.get("metadata") or {}).get("tags") or ()):
+            continue  # papermill's own words on an error, which its cell shows
         if kind == "markdown":
             found.append(Cell(kind, markdown(source), 0))
         elif kind == "code":
@@ -157,6 +161,8 @@ def _shown(data: Mapping[str, Any]) -> Output:
             return Output("image", image=base64.b64decode(str(data["image/png"])))
         except ValueError:
             return Output("left", "An image cannot be read.")
+    if "text/html" in data and "<iframe" in str(data["text/html"])[:200]:
+        return Output("left", "What a cell shows here in a frame is a page of its own: see the links at the top.")
     if "text/html" in data:
         return Output("html", harmless(str(data["text/html"])[:MOST]))
     if "text/markdown" in data:

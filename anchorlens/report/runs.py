@@ -86,17 +86,21 @@ def _look(folder: Path) -> Stored:
     notebook, given = folder.parent.name, _given(folder / "run.ipynb")
     told = _json(folder / "manifest.json")
     if folder.suffix in (".partial", ".replaced"):
-        error = _json(folder / "failed.json").get("error")
-        if error is not None:
-            return Stored(notebook, folder, FAILED, str(error), told, given)
+        failed = _json(folder / "failed.json")
+        if (error := failed.get("error")) is not None:
+            known = failed.get("parameters")
+            return Stored(
+                notebook, folder, FAILED, str(error), told, given or (known if isinstance(known, dict) else {})
+            )
         done = sum(parts.is_name(path.name) for path in folder.iterdir())
         kept = f"; {done} stored parts of its tables are kept" if done else ""
         said = f"still running, or cut off{kept}. The same command goes on after what is done."
         return Stored(notebook, folder, UNFINISHED, said, told, given)
     if folder.suffix == ".broken":
-        said = "set aside by a later run of the same key, since it was not as it was written"
+        said = "set aside by a later run of the same key, since it was not as it was written; nothing needs it any more"
         return Stored(notebook, folder, DAMAGED, said, told, given)
-    wrong = store.damage(store.Run(folder))
+    wrong = store.damage(store.Run(folder)).replace(f"{folder}/", "")
+    wrong += ". The same command once more sets it aside and runs it anew" if wrong else ""
     return Stored(notebook, folder, DAMAGED if wrong else WHOLE, wrong, told, given)
 
 

@@ -150,7 +150,7 @@ def run(
                 if said["status"] == "failed":
                     failed += 1
                     if not batch.failure(store.Run(job.folder)):  # nobody was left to note it, or had begun
-                        batch.note_failure(store.Run(job.folder), said["error"])
+                        batch.note_failure(store.Run(job.folder), said["error"], job.parameters)
                 event = said.pop("status")
                 events.say(event, job=job.name, folder=str(job.folder), seconds=seconds, **said)
         crew.close()
