@@ -137,6 +137,25 @@ def test_confusion_is_told_over_seeds_against_chance(tmp_path):
     assert found.numbers["chance"] == pytest.approx(1.645 / (14 * 2) ** 0.5)
 
 
+def test_a_task_of_two_classes_beside_others_takes_no_part_in_the_order_of_pairs(tmp_path):
+    frame, asked = confusions((1, 2))
+    tables = {"predictions": asked, "agreement": pd.DataFrame({"layer": range(3), "n_components": 10, "spearman": 0.5})}
+    two = frame[(frame["label_a"] < 2) & (frame["label_b"] < 2)]
+    undefined = {**tables, "agreement": tables["agreement"].assign(spearman=float("nan"))}
+    few = frame[(frame["label_a"] < 3) & (frame["label_b"] < 3)]
+    both = {
+        **cells(tmp_path / "a", "3_3_diagnosis", frame, task="trec", tables=tables),
+        **cells(tmp_path / "b", "3_3_diagnosis", two, two, tables=undefined),
+    }
+    found = measures.diagnosing(both)
+    assert (found.holds, found.numbers["pairs"], found.curve) == (True, 15, (0.5, 0.5, 0.5))
+    assert found.numbers["chance"] == pytest.approx(1.645 / 14**0.5)
+    three = {**both, **cells(tmp_path / "c", "3_3_diagnosis", few, few, task="agnews", tables=tables)}
+    found = measures.diagnosing(three)
+    assert found.numbers["pairs"] == 3
+    assert found.numbers["chance"] == pytest.approx(1.645 * (1 / 14 + 1 / (2 * 2)) ** 0.5 / 2)
+
+
 def test_answers_kept_are_judged_against_random_tokens(tmp_path):
     frame = compressed(label=0.8)
     whole = measures.compressing(cells(tmp_path / "a", "3_2_compression", frame, tables=COST))

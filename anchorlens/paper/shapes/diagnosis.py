@@ -60,9 +60,14 @@ def confused(spec: Mapping[str, Any], cells: Tasks) -> Seen:
 
 
 def told_apart(cells: Tasks) -> int:
-    """How many pairs of classes have queries in some seed of some task, the fewest of the tasks'."""
-    each = of_each(cells, lambda cell: int(_pairs(cell).loc[_main(cell)]["confusion_observed"].notna().sum()))
-    return min(max(each[cell] for cell in seeds) for seeds in cells.values())
+    """How many pairs of classes have queries in some seed of a task; the fewest of those tasks that have an order."""
+    each = of_each(cells, lambda cell: _with_queries(_pairs(cell).loc[_main(cell)]))
+    most = [max(each[cell] for cell in seeds) for seeds in cells.values()]
+    return min([n for n in most if n > 2] or most)
+
+
+def _with_queries(pairs: Any) -> int:
+    return int(pairs["confusion_observed"].notna().sum())
 
 
 def by_layer(cells: Tasks) -> Float[np.ndarray, " layer"]:
@@ -75,6 +80,7 @@ def by_layer(cells: Tasks) -> Float[np.ndarray, " layer"]:
         return table[table["n_components"] == _main(cell)].sort_values("layer")["spearman"].to_numpy()[None]
 
     found = [np.concatenate(seeds) for seeds in arrays(cells, of_cell, gaps=True)]
+    found = [seeds for seeds in found if np.isfinite(seeds).any()]  # two classes have no order in any layer
     return np.mean([seeds.mean(0) for seeds in found], axis=0) if found else np.zeros(0)
 
 
@@ -89,15 +95,16 @@ def rank_order(spec: Mapping[str, Any], cells: Tasks) -> Seen:
             for matrix, value in zip(matrices, row, strict=True):
                 matrix[a, b] = matrix[b, a] = value
         try:
-            return np.array([metrics.rank_correlation(*matrices)])
+            return np.array([[metrics.rank_correlation(*matrices), _with_queries(pairs)]])
         except metrics.UndefinedError:
-            return np.zeros(0)
+            return np.zeros((0, 2))
 
     found = arrays(cells, of_cell)
     if not found:
         return undefined("no rank correlation: too few pairs of classes have queries")
     shown = of_means(found, lambda mean: mean[:, 0])
-    needed = 1.645 / math.sqrt((told_apart(cells) - 1) * len(found[0]))
+    spread = [sum(1 / (n - 1) for seed in seeds for _, n in seed) / len(seeds) ** 2 for seeds in found]
+    needed = 1.645 * math.sqrt(sum(spread)) / len(found)  # of as many ranks at random, as if independent
     return Seen(shown, shown.value > needed, "interval over seeds alone", needed)
 
 
