@@ -79,6 +79,48 @@ def test_a_number_that_cannot_be_is_said_as_the_runs(tmp_path, wrong):
     assert row(found, "R is negligible")["holds"] == "yes"
 
 
+@pytest.mark.parametrize(
+    ("notebook", "column", "where", "claim"),
+    [
+        ("2_1_information_flow", "value", {"example": 3}, "deep layers"),
+        ("2_2_isolation", "label_loyal", {"example": 3}, "label loyalty: isolating label words in the first"),
+        ("2_2_isolation", "word_loyalty", {"depth": 7}, "word loyalty: the first 1, 3, 5 or 7"),
+        ("2_3_extraction", "attention", {"example": 3, "layer": 4}, "AUCROC approaches"),
+        ("3_2_compression", "word_loyalty", {"draw": 1, "example": 3}, "word loyalty: label words kept beat random"),
+        ("3_3_diagnosis", "confusion_predicted", {"n_components": 5, "label_a": 1}, "the prediction is similar"),
+    ],
+)
+def test_numbers_that_are_not_there_are_not_left_out_of_a_mean_in_silence(tmp_path, notebook, column, where, claim):
+    frame, task, tables = flows([(6, 1, 1), (5, 3, 2), (0, 9, 1)]), "sst2", {}
+    if notebook == "2_2_isolation":
+        frame = isolated(ISOLATED)
+    elif notebook == "2_3_extraction":
+        frame, summary = attended([0.5, 0.5, 1.0, 0.0, 0.9, 0.6], tells=4)
+        tables = {"summary": summary}
+    elif notebook == "3_2_compression":
+        kept = compressed(label=0.8)
+        drawn = kept[kept["arm"] == "text_anchor"].assign(arm="hidden_random", positions="restart")
+        frame = pd.concat([kept, drawn.assign(draw=0), drawn.assign(draw=1)], ignore_index=True)
+    elif notebook == "3_3_diagnosis":
+        frame, asked = confusions((1, 2))
+        task, tables = "trec", {"predictions": asked}
+    frame = frame.astype({column: float})
+    frame.loc[(frame[list(where)] == pd.Series(where)).all(axis=1), column] = np.nan
+    run = stored(tmp_path, notebook, frame, task=task, tables=tables)
+    found = row(paper.compare([run]), claim)
+    assert found["verdict"] == "not run"
+    assert f"run {notebook}/{run.name} has tables without what this takes" in found["why"]
+
+
+def test_a_class_without_demonstrations_does_not_take_the_place_of_another(tmp_path):
+    frame, summary = attended([0.5, 0.5, 1.0, 0.0, 0.9, 0.6], tells=4)
+    moved = frame.assign(label=2 * frame["label"], predicted=2 * frame["predicted"])  # class 1 is not demonstrated
+    others = [moved[moved["label"] == 0].assign(label=label, attention=value) for label, value in ((1, np.nan), (3, 1))]
+    run = stored(tmp_path, "2_3_extraction", pd.concat([moved, *others]), task="agnews", tables={"summary": summary})
+    found = row(paper.compare([run]), "AUCROC approaches")
+    assert (found["low"], found["high"]) == (1, 1)
+
+
 def test_isolation_without_the_control_is_of_another_version(tmp_path):
     frame = isolated({where: share for where, share in ISOLATED.items() if where[0] == "label"})
     found = row(paper.compare([stored(tmp_path, "2_2_isolation", frame)]), "label loyalty: isolating random")

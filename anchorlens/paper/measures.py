@@ -38,6 +38,17 @@ def of_each(cells: Tasks, of_cell: Callable[[Cell], Any]) -> dict[Cell, Any]:
     return made
 
 
+def known(frame: Any, column: str) -> Any:
+    """``frame``, of which each row has a number in ``column``: pandas would leave gaps out of means without a word.
+
+    Raises:
+        ValueError: if one has none.
+    """
+    if frame[column].isna().any():
+        raise ValueError("a number that is not finite")
+    return frame
+
+
 def number(measure: str, arm: str | Sequence[str], cells: Tasks) -> tuple[Interval | None, dict[str, Sequence[Cell]]]:
     """A number of table 1, 2, 3 or 6, in per cent where it is a share, and the cells of tasks that have it.
 
@@ -130,7 +141,7 @@ def _series(cell: Cell, arm: str, column: str) -> Any:
         frame = frame[frame["positions"] == (rule(cell, arm) if len(own) > 1 else next(iter(own), ""))]
     if column == "correct":
         frame = frame[frame["gold"] >= 0]
-    return frame.astype({column: "float64"}).groupby("example")[column].mean()
+    return known(frame, column).astype({column: "float64"}).groupby("example")[column].mean()
 
 
 def _mean(found: list[list[np.ndarray]]) -> Interval | None:

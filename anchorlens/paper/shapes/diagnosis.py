@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from anchorlens import metrics
-from anchorlens.paper.measures import Tasks, arrays, of_each
+from anchorlens.paper.measures import Tasks, arrays, known, of_each
 from anchorlens.paper.shapes.seen import Seen, of_means, undefined
 from anchorlens.paper.stored import Cell
 
@@ -19,7 +19,9 @@ def _pairs(cell: Cell) -> Any:
     n = frame["layer"].to_numpy().max() + 1
     layer = given["layer"] if given["layer"] >= 0 else min(round(2 * n / 3), n - 1)
     here: Any = frame[(frame["layer"] == layer) & (frame["label_a"] < frame["label_b"])]
-    return here.set_index(["n_components", "label_a", "label_b"])[["confusion_predicted", "confusion_observed"]]
+    return known(here, "confusion_predicted").set_index(["n_components", "label_a", "label_b"])[
+        ["confusion_predicted", "confusion_observed"]
+    ]
 
 
 def _main(cell: Cell) -> int:

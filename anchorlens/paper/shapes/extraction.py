@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from anchorlens import intervals, metrics
 from anchorlens.intervals import Interval
-from anchorlens.paper.measures import Tasks, arrays, chance
+from anchorlens.paper.measures import Tasks, arrays, chance, known
 from anchorlens.paper.shapes.seen import Seen, of_means, undefined
 from anchorlens.paper.stored import Cell
 
@@ -60,11 +60,16 @@ def auc_deep(spec: Mapping[str, Any], cells: Tasks) -> Seen:
     best = n // 2 + int(mean[n // 2 :].argmax())
 
     def rows(cell: Cell) -> np.ndarray:
-        frame = cell.table()
-        wide: Any = frame[frame["layer"] == best]
-        wide = wide.pivot_table(index=["example", "predicted"], columns="label", values="attention").dropna(axis=1)
-        if wide.empty:
+        frame: Any = cell.table()
+        n_labels = int(frame["label"].max()) + 1
+        if not len(_aucs(cell)):  # nor is this seed in the mean
+            return np.zeros((0, n_labels + 1))
+        here: Any = frame[frame["layer"] == best]
+        if here.empty:
             raise ValueError(f"no attention in layer {best}")
+        known(here[here["label"].isin(here["predicted"])], "attention")  # other classes may be without demonstrations
+        wide = here.pivot_table(index=["example", "predicted"], columns="label", values="attention")
+        wide = wide.reindex(columns=range(n_labels)).fillna(0.0)  # these play no part
         values = np.column_stack([wide.to_numpy(), wide.index.get_level_values("predicted")])
         _auc(values)  # an error of this run's is said as its own
         return values

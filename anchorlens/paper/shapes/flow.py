@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from anchorlens.paper.measures import Tasks, arrays
+from anchorlens.paper.measures import Tasks, arrays, known
 from anchorlens.paper.shapes.seen import Seen, of_means
 from anchorlens.paper.stored import Cell, cached
 
@@ -16,7 +16,8 @@ _FLOWS = ("S_wp", "S_pq", "S_ww")
 @cached
 def _flows(cell: Cell, table: str = "results") -> Float[np.ndarray, "example measure"]:
     """Values by example, layer and flow."""
-    wide = cell.table(table).pivot_table(index="example", columns=["layer", "flow"], values="value", sort=True)
+    frame = known(cell.table(table), "value")
+    wide = frame.pivot_table(index="example", columns=["layer", "flow"], values="value", sort=True)
     layers = sorted(set(wide.columns.get_level_values("layer")))
     return wide[[(layer, flow) for layer in layers for flow in _FLOWS]].to_numpy()
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from anchorlens import intervals
 from anchorlens.intervals import Interval
-from anchorlens.paper.measures import Tasks, arrays, chance, of_each
+from anchorlens.paper.measures import Tasks, arrays, chance, known, of_each
 from anchorlens.paper.shapes.seen import P, Seen, of_means, tested
 from anchorlens.paper.stored import Cell, cached
 
@@ -19,7 +19,7 @@ _DEPTH = 5  # layers isolated in the main figure
 @cached
 def _wide(cell: Cell, measure: str) -> Any:
     """A measure of isolation by example, and by arm, end and depth."""
-    frame = cell.table().astype({measure: "float64"})
+    frame = known(cell.table(), measure).astype({measure: "float64"})
     wide: Any = frame.pivot_table(index="example", columns=["arm", "end", "depth"], values=measure)
     if lacking := [arm for arm in _ARMS if arm not in {column[:2] for column in wide.columns}]:
         raise KeyError(lacking)
