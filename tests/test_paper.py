@@ -201,6 +201,19 @@ def test_a_gain_holds_beyond_chance_only(tmp_path, beta, holds):
     assert "paired p" in found["why"]
 
 
+@pytest.mark.parametrize(("model", "own"), [("gpt2-xl", "continue"), ("EleutherAI/gpt-j-6b", "restart")])
+def test_positions_that_are_not_the_papers_are_said_and_not_comparable(tmp_path, model, own):
+    both = compressed(label=0.8)
+    frame = both[both["positions"].isin(("none", own))]
+    run = stored(tmp_path, "3_2_compression", frame, model=model, positions=own, tables=COST)
+    found = paper.compare([run])
+    for claim in (KEPT, "label loyalty: label words kept beat template", "points of accuracy lost"):
+        assert row(found, claim)["verdict"] == "not comparable"
+        assert f"positions {own} of hidden_anchor, the paper's " in row(found, claim)["why"]
+    assert f"; positions {own};" in row(found, KEPT)["why"]
+    assert "positions" not in row(found, "label loyalty: the whole prompt")["why"]
+
+
 def test_label_words_kept_are_read_by_the_released_rule_of_positions(tmp_path):
     run = stored(tmp_path, "3_2_compression", compressed(label=0.8), tables=COST)
     jay = stored(tmp_path, "3_2_compression", compressed(label=0.8), tables=COST, model="EleutherAI/gpt-j-6b")

@@ -101,9 +101,9 @@ def _number(study: Study, spec: Mapping[str, Any], missing: Mapping[str, str]) -
         gap, margin = shown.value - number, _margin(spec["tolerance"], number, shown)
         verdict = "pass" if abs(gap) <= margin else "differs"
         said.insert(0, f"by {gap:+.2f} {spec['unit']}, where {margin:.2f} are allowed")
-    if spec["measure"] in ("label_loyal", "word_loyalty", "correct") and spec["arm"] not in ("icl", "text_anchor"):
-        anchored = spec["arm"] if isinstance(spec["arm"], str) else "hidden_anchor"
-        said.append(f"positions {measures.rule(next(iter(cells.values()))[0], anchored)}")
+    for arm in _positioned(spec):
+        ways = [measures.positions(cell, arm) for seeds in cells.values() for cell in seeds]
+        said.append(f"positions {' or '.join(dict.fromkeys(ways))}")
     if told:
         said.append(
             f"the paper publishes accuracy alone; in macro-F1 ours is {told[0]:.2f} %, and always saying the commonest "
@@ -176,10 +176,23 @@ def _apart(
         reason if set(those) == set(cells) else f"{reason} with {', '.join(those)}"
         for reason, those in by_reason.items()
     ]
+    for arm in _positioned(spec):
+        ways = {measures.positions(cell, arm): measures.rule(cell, arm) for seeds in cells.values() for cell in seeds}
+        found += [
+            f"positions {own} of {arm}, the paper's {rule}" for own, rule in ways.items() if own not in ("", rule)
+        ]
     lacking = [task for task in PUBLISHED["tasks"] if task not in cells]
     if lacking and every and not spec["task"] and restated is None:
         found.append(f"mean without {', '.join(lacking)}, the paper's is of {len(PUBLISHED['tasks'])} tasks")
     return found
+
+
+def _positioned(spec: Mapping[str, Any]) -> list[str]:
+    """Arms of a number or shape whose answers depend on where the query's positions start."""
+    if spec["notebook"] != "3_2_compression" or spec.get("measure") not in ("label_loyal", "word_loyalty", "correct"):
+        return []
+    arms = spec.get("arm") or ["hidden_anchor", spec["other"]]
+    return [arm for arm in ([arms] if isinstance(arms, str) else arms) if arm not in ("icl", "text_anchor")]
 
 
 def _beside(study: Study, spec: Mapping[str, Any], cells: Mapping[str, Sequence[Cell]]) -> list[str]:

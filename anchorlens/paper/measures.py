@@ -120,6 +120,13 @@ def rule(cell: Cell, arm: str) -> str:
     return "restart" if released else "continue"
 
 
+def positions(cell: Cell, arm: str) -> str:
+    """Where they start in the rows of an arm that are taken: those of ``rule``, if the run has several ways."""
+    frame = cell.table()
+    own = set(frame.loc[frame["arm"] == arm, "positions"]) if "positions" in frame else set()
+    return rule(cell, arm) if len(own) > 1 else next(iter(own), "")
+
+
 def _by_task(cells: Tasks, of_cell: Callable[[Cell], np.ndarray], gaps: bool = False) -> dict[str, list[np.ndarray]]:
     def finite(cell: Cell) -> np.ndarray:
         values = of_cell(cell)
@@ -137,8 +144,7 @@ def _series(cell: Cell, arm: str, column: str) -> Any:
     frame: Any = cell.table()
     frame = frame[frame["arm"] == arm]
     if "positions" in frame:
-        own = set(frame["positions"])
-        frame = frame[frame["positions"] == (rule(cell, arm) if len(own) > 1 else next(iter(own), ""))]
+        frame = frame[frame["positions"] == positions(cell, arm)]
     if column == "correct":
         frame = frame[frame["gold"] >= 0]
     return known(frame, column).astype({column: "float64"}).groupby("example")[column].mean()
