@@ -105,6 +105,15 @@ def test_what_is_undefined_is_neither_yes_nor_no(tmp_path, aucs, said):
     assert said in shallow["why"]
 
 
+def test_a_pair_that_is_confused_as_much_as_others_is_not_the_one_confused_most(tmp_path):
+    frame, asked = confusions((1, 2))
+    alike = frame.assign(confusion_observed=1.0)  # nothing is confused
+    found = paper.compare([stored(tmp_path, "3_3_diagnosis", alike, task="trec", tables={"predictions": asked})])
+    found = found[found["section"] == "3.3"]
+    assert found["value"].tolist()[:3] == [8, 6, 3]
+    assert found["holds"].tolist() == ["no", "no", "no", "", "yes"]
+
+
 @pytest.mark.parametrize(
     ("worst", "shift", "held"),
     [((1, 2), 0.05, ["yes", "yes", "no", "yes", "yes"]), ((0, 2), 0.2, ["no", "yes", "yes", "yes", "no"])],

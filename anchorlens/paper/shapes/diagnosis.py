@@ -12,6 +12,8 @@ from anchorlens.paper.measures import Tasks, arrays, known, of_each
 from anchorlens.paper.shapes.seen import Seen, of_means, undefined
 from anchorlens.paper.stored import Cell
 
+_TIE = 1e-12
+
 
 def _pairs(cell: Cell) -> Any:
     """The pairs of classes at the layer to look at, as the run says, by number of components."""
@@ -48,17 +50,23 @@ def confused(spec: Mapping[str, Any], cells: Tasks) -> Seen:
         both = mean.reshape(len(mean), 2, -1)
 
         def rank(pair: int) -> Any:
-            return (both < both[:, :, pair : pair + 1]).sum(-1) + 1
+            return _rank(both, both[:, :, pair : pair + 1])
 
         if spec["id"] == "worst_pair":
             return rank(entity).max(1)
         if spec["id"] == "good_pairs":
             return np.max([np.abs(rank(pair)[:, 0] - rank(pair)[:, 1]) for pair in (described, abbreviated)], axis=0)
         real = both[:, 1]
-        return (real[:, abbreviation] < real[:, described : described + 1]).sum(1) + 1
+        return _rank(real[:, abbreviation], real[:, described : described + 1])
 
     shown = of_means(found, of_mean)
     return Seen(shown, shown.value <= spec["tolerance"], "interval over seeds alone")
+
+
+def _rank(among: Any, one: Any) -> Any:
+    """From 1, the most confused; those that are equal but for rounding share the mean of their ranks."""
+    above = among - one
+    return (above < -_TIE).sum(-1) + (np.abs(above) <= _TIE).sum(-1) / 2 + 0.5
 
 
 def told_apart(cells: Tasks) -> int:
