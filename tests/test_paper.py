@@ -233,6 +233,13 @@ def test_speed_ups_are_told_by_one_query_at_a_time(tmp_path):
     assert math.isnan(found["low"])
 
 
+def test_speed_ups_are_told_of_prompts_that_a_file_fixes(tmp_path):
+    frame = compressed(label=0.8).assign(seed=-1)
+    run = stored(tmp_path, "3_2_compression", frame, tables=COST, prompts="own.jsonl")
+    found = row(paper.compare([run]), "keeping label words only makes queries faster")
+    assert (found["value"], found["holds"]) == (pytest.approx(1.1), "yes")
+
+
 def test_a_comparison_is_kept_whole_in_place_of_an_earlier_one(tmp_path):
     (tmp_path / "comparison.csv").write_text("earlier")
     frame = paper.compare([])

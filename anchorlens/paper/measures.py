@@ -87,7 +87,8 @@ def difference(cell: Cell, arm: str, other: str, column: str) -> Float[np.ndarra
 
 def speed(cell: Cell) -> Float[np.ndarray, " once"]:
     """How often faster one query is answered with label words kept only; once for each run."""
-    if cell.seed != min(cell.manifest["parameters"]["seeds"]):
+    given = cell.manifest["parameters"]
+    if not given["prompts"] and cell.seed != min(given["seeds"]):
         return np.zeros(0)
     table = cell.table("cost")
     seconds = table[table["batch"] == 1].set_index("arm")["seconds"]
