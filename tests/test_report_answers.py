@@ -193,6 +193,20 @@ def test_a_card_and_the_comparison_judge_alike_and_name_the_same_number(tmp_path
         assert f"{compared['value']:.1f}"[:3] in said.number
 
 
+def test_runs_of_other_weights_under_the_same_name_are_not_averaged(tmp_path):
+    for seed, beta, weights in ((42, 0.9, "sha256 0123456789"), (43, 0.1, "sha256 abcdef0123")):
+        frame = answers({"vanilla": 0.5, "beta": beta}, seed=seed)
+        finished(tmp_path, "3_1_reweighting", frame, model="mine", seeds=(seed,), weights=weights)
+    (question,) = [each for each in QUESTIONS if each.notebook == "3_1_reweighting"]
+    told = {
+        said.model: (said.number, said.verdict, len(said.runs)) for said in answered(question, runs.found(tmp_path))
+    }
+    assert told == {
+        "mine (01234567)": ("+40.0 points", "yes", 1),
+        "mine (abcdef01)": ("-40.0 points", "no", 1),
+    }
+
+
 def test_a_run_that_lacks_a_table_is_left_out_of_its_card_and_named(root, out):
     old = add(root, notebook="3_1_reweighting", tables={"results": answers({"vanilla": 0.5})[["example", "seed"]]})
     add(

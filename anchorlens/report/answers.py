@@ -52,12 +52,25 @@ class Answer:
 
 
 def answers(question: Question, runs: Sequence[Stored]) -> list[Answer]:
-    """An answer for each model with whole runs of the question's notebook, own models before toys."""
-    models = {run.value("model") for run in runs if run.notebook == question.notebook and run.state == WHOLE}
+    """An answer for each model with whole runs of the question's notebook, own models before toys.
+
+    Other weights under the same name, as of a folder that was trained further, are another model.
+    """
+    by_model: dict[str, list[Stored]] = {}
+    for run in runs:
+        if run.notebook == question.notebook and run.state == WHOLE:
+            by_model.setdefault(run.value("model"), []).append(run)
+    found = []
     try:
-        return [_answer(question, model, runs) for model in sorted(models, key=rank)]
+        for model in sorted(by_model, key=rank):
+            weights = dict.fromkeys(_weights(run) for run in by_model[model] if _weights(run)) or [""]
+            for each in weights:
+                name = model if len(weights) == 1 else f"{model} ({each.split()[-1][:8]})"
+                own = tuple(run for run in by_model[model] if _weights(run) in (each, ""))
+                found.append(_answer(question, name, own))
     finally:
         forget()
+    return found
 
 
 def rank(model: str) -> tuple[bool, str]:
@@ -65,8 +78,12 @@ def rank(model: str) -> tuple[bool, str]:
     return model.startswith("toy"), model
 
 
-def _answer(question: Question, model: str, runs: Sequence[Stored]) -> Answer:
-    own = tuple(r for r in runs if r.notebook == question.notebook and r.state == WHOLE and r.value("model") == model)
+def _weights(run: Stored) -> str:
+    """By which the model is told from others of its name; empty where the run does not say, and is named for it."""
+    return str(run.manifest.get("weights", "")).strip()
+
+
+def _answer(question: Question, model: str, own: tuple[Stored, ...]) -> Answer:
     tasks = ", ".join(sorted({run.value("task") for run in own}))
     measured, replaced, left_out = _measured(question, own)
     if measured is None:
