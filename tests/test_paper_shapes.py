@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from paper_helpers import attended, confusions, flows, isolated, row, stored
+from paper_helpers import answers, attended, confusions, flows, isolated, row, stored
 
 from anchorlens import intervals, paper
 
@@ -58,6 +58,20 @@ def test_runs_that_isolate_at_different_depths_are_compared_where_both_do(tmp_pa
     assert "depths=[1, 3] with sst2" in row(frame, "label loyalty: the first")["why"]
     other = stored(tmp_path, "2_2_isolation", isolated(loyalty, depths=(7,)), task="agnews", depths=[7])
     assert row(paper.compare([*runs, other]), "label loyalty: the first")["verdict"] == "not run"
+
+
+def test_one_prompt_decides_nothing_between_arms(tmp_path):
+    loyalty = {("label", "first"): 0.0, ("label", "last"): 1.0, ("random", "first"): 1.0, ("random", "last"): 1.0}
+    runs = [
+        stored(tmp_path, "2_2_isolation", isolated(loyalty, n=1)),
+        stored(tmp_path, "3_1_reweighting", answers({"vanilla": 0.0, "beta": 1.0, "kshot": 0.0}, n=1)),
+    ]
+    frame = paper.compare(runs)
+    for found in (frame[frame["section"] == "2.2"], frame[frame["claim"].str.startswith("re-weighting beats")]):
+        assert set(found["holds"]) == {""}
+        assert set(found["verdict"]) == {"not comparable"}
+        assert found["low"].isna().all()
+        assert found["why"].str.startswith("undecided: one prompt has no interval").all()
 
 
 def test_isolation_of_a_model_of_few_layers_says_at_how_many_it_was_seen(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from anchorlens.paper.measures import Tasks, arrays, known
-from anchorlens.paper.shapes.seen import Seen, of_means
+from anchorlens.paper.shapes.seen import UNDECIDED, Seen, of_means
 from anchorlens.paper.stored import Cell, cached
 
 _FLOWS = ("S_wp", "S_pq", "S_ww")
@@ -65,6 +65,6 @@ def flow(spec: Mapping[str, Any], cells: Tasks) -> Seen:
     if spec["id"] == "crossing":
         return Seen(shown, 0 < shown.value < 1)
     if not np.isfinite(shown.low) and spec["id"] != "above_rest":
-        return Seen(shown, None, "undecided: one prompt has no interval")
+        return Seen(shown, None, UNDECIDED)
     sure = spec["id"] == "above_rest" or shown.low > spec["tolerance"]
     return Seen(shown, shown.value > spec["tolerance"] and sure)

@@ -9,7 +9,7 @@ import numpy as np
 from anchorlens import intervals
 from anchorlens.intervals import Interval
 from anchorlens.paper.measures import Tasks, arrays, chance, known, of_each
-from anchorlens.paper.shapes.seen import P, Seen, of_means, tested
+from anchorlens.paper.shapes.seen import UNDECIDED, P, Seen, of_means, tested
 from anchorlens.paper.stored import Cell, cached
 
 _ARMS = (("label", "first"), ("label", "last"), ("random", "first"), ("random", "last"))
@@ -68,6 +68,8 @@ def isolated(spec: Mapping[str, Any], cells: Tasks) -> Seen | None:
         "last_any": lambda mean: 1 - mean[:, every["last"]].min(1),
     }
     shown = of_means(found, loss[spec["id"]])
+    if not np.isfinite(shown.low):
+        return Seen(shown, None, UNDECIDED)
     value = round(shown.value, 12)  # sums of rounded shares must not fall beyond the margin
     said = "" if depth == _DEPTH else f"at {depth} layers, the most that were isolated" if depth == depths[-1] else ""
     if spec["id"].endswith("none") or spec["id"] == "last_any":

@@ -11,6 +11,7 @@ from anchorlens.intervals import Interval
 from anchorlens.paper.measures import chance
 
 P = 0.05
+UNDECIDED = "undecided: one prompt has no interval"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def of_means(
     """What ``of_mean`` makes of the means of several measures, and of those of resampled data."""
     value, draws = intervals.means(found, chance(), of_seed=of_seed)
     values = np.asarray(of_mean(draws), dtype=np.float64)
-    if all(len(seeds) == 1 and len(seeds[0]) == 1 for seeds in found):  # one table of one seed: nothing drawn again
+    if _alone(found):
         values = values[:0]
     return intervals.spanned(float(of_mean(value[None])[0]), values, intervals.count(found))
 
@@ -45,8 +46,15 @@ def better(found: list[list[np.ndarray]]) -> Seen | None:
         return None
     test = intervals.paired(found, chance())
     shown = test.difference
+    if _alone(found):
+        return Seen(Interval(100 * shown.value, np.nan, np.nan, shown.n), None, UNDECIDED)
     points = Interval(100 * shown.value, 100 * shown.low, 100 * shown.high, shown.n)
     return Seen(points, shown.value > 0 and test.p <= P, tested(test))
+
+
+def _alone(found: list[list[np.ndarray]]) -> bool:
+    """Whether there is one table of one seed, or one prompt: nothing that could be drawn again."""
+    return all(len(seeds) == 1 and len(seeds[0]) == 1 for seeds in found)
 
 
 def tested(test: intervals.Test) -> str:
