@@ -271,6 +271,18 @@ def test_what_the_paper_states_is_judged_by_numbers():
     ]
 
 
+def test_the_pair_confused_most_must_be_one():
+    values = [0.9, 0.8, 0.3, 0.7, 0.6, 1.0]
+    for predicted, observed, said in (
+        (values, [1.0] * 6, "number 1 of 6, as 5 others are (AUC 1.000)"),
+        (values, [0.9, 0.8, 0.5, 0.5, 0.6, 1.0], "number 1 of 6, as 1 other is (AUC 0.500)"),
+        ([0.9, 0.8, 0.3, 0.3, 0.6, 1.0], values, "number 1 of 6 (AUC 0.300)"),
+    ):
+        frame = diagnosis.stated(hand_frame({5: predicted, 10: predicted}, observed), 1, 10)
+        assert not frame["holds"][0]
+        assert said in frame["found"][0]
+
+
 def test_what_does_not_hold_is_said_with_its_numbers():
     frame = hand_frame({5: [0.2] * 6, 10: [0.9, 0.8, 0.3, 0.7, 0.6, 1.0]}, [0.4, 0.85, 0.9, 0.8, 0.7, 0.6])
     other = hand_frame({5: [0.2] * 6, 10: [0.9, 0.8, 0.3, 0.7, 0.6, 1.0]}, [0.4, 0.85, 0.95, 0.8, 0.65, 0.7], seed=1)

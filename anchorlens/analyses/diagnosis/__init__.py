@@ -218,11 +218,12 @@ def _worst(pairs: Table, words: Sequence[str]) -> tuple[str, bool]:
 
     predicted, observed = pairs["confusion_predicted"], pairs["confusion_observed"]
     mine, real = predicted.idxmin(), observed.idxmin()
-    rank = int((observed < observed[mine]).sum()) + 1
+    rank, alike = int((observed < observed[mine]).sum()) + 1, int((observed == observed[mine]).sum())
+    shared = f", as {alike - 1} other{'s are' if alike > 2 else ' is'}" if alike > 1 else ""
     return (
         f"predicted {named(mine)} ({predicted[mine]:.2f} of the largest distance), which is confused number {rank} of "
-        f"{len(pairs)} (AUC {observed[mine]:.3f}); confused most is {named(real)} (AUC {observed[real]:.3f})",
-        rank == 1,
+        f"{len(pairs)}{shared} (AUC {observed[mine]:.3f}); confused most is {named(real)} (AUC {observed[real]:.3f})",
+        rank == alike == int((predicted == predicted[mine]).sum()) == 1,
     )
 
 
