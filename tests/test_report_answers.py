@@ -95,6 +95,8 @@ def test_isolation_holds_where_only_the_first_layers_matter(tmp_path):
     assert low < 25 < high
     alike = isolated({**loyalty, ("random", "first"): 0.25, ("random", "last"): 0.25})
     assert measures.needed(cells(tmp_path / "b", "2_2_isolation", alike)).holds is False
+    one = measures.needed(cells(tmp_path / "c", "2_2_isolation", isolated(loyalty, n=1)))
+    assert (one.holds, one.span, one.said) == (None, "", "undecided: one prompt has no interval")
 
 
 @pytest.mark.parametrize(("best", "holds"), [(0.75, True), (0.74, False)])

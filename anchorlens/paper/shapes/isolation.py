@@ -40,7 +40,8 @@ class Loyalty:
 
     def mean(self, arm: str, end: str) -> Interval:
         column = self.at[arm, end, self.depth]
-        return intervals.mean([[values[:, column] for values in seeds] for seeds in self.found], chance())
+        of_column = [[values[:, [column]] for values in seeds] for seeds in self.found]
+        return of_means(of_column, lambda mean: mean[:, 0])
 
 
 def loyalty(measure: str, cells: Tasks) -> Loyalty | None:
