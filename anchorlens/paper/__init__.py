@@ -50,9 +50,10 @@ def compare(runs: Iterable[Path], *, missing: Mapping[str, str] | None = None) -
         themselves (of speeds, measurements). ``holds`` tells of shapes whether these runs show it, whatever the model:
         "yes", "no", or "" where it cannot be told, and for numbers. ``verdict`` judges agreement with the paper:
         "pass", "differs" (``why``: by how much), "not run", or "not comparable": other model, rows or settings than
-        the paper's. Fewer queries or seeds than the paper's do compare, the interval being so much wider, and ``why``
-        says so. A run that lacks a table, of another version say, leaves the rows that need it "not run", and one whose
-        manifest cannot be read is passed over; ``why`` names both.
+        the paper's. Fewer queries or seeds than the paper's do compare, and ``why`` says so: the interval is so much
+        wider, but that of one seed does not tell how another would have come out, and may be far too narrow. A run
+        that lacks a table, of another version say, leaves the rows that need it "not run", and one whose manifest
+        cannot be read is passed over; ``why`` names both.
     """
     folders = [Path(getattr(run, "folder", run)) for run in runs]
     try:
@@ -201,7 +202,8 @@ def _beside(study: Study, spec: Mapping[str, Any], cells: Mapping[str, Sequence[
     found += list(dict.fromkeys(note for seeds in cells.values() for cell in seeds for note in cell.notes))
     fewest = min(len(seeds) for seeds in cells.values())
     if fewest < len(PUBLISHED["seeds"]):
-        found.append(f"{fewest} seed{'' if fewest == 1 else 's'} of the paper's {len(PUBLISHED['seeds'])}")
+        seeds = f"{fewest} seed{'' if fewest == 1 else 's'} of the paper's {len(PUBLISHED['seeds'])}"
+        found.append(f"{seeds}, which does not show how others would come out" if fewest == 1 else seeds)
     return [*found, *([f"{study.replaced} earlier results passed over"] if study.replaced else [])]
 
 
