@@ -405,3 +405,33 @@ def test_looking_at_a_grid_imports_no_torch(tmp_path):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
     assert grid.RELOADS[0] == "model"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_a_sweep_was_told_is_not_lost_in_a_finaliser():
+    class Last:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    with sweep.stoppable() as heed:
+        heed()
+        last = Last()
+        del last  # Python prints what is raised there, and goes on
+        with pytest.raises(KeyboardInterrupt):
+            heed()
+
+
+def test_a_sweep_looks_now_and_then_whether_it_was_told_to_end(tmp_path):
+    turns = iter([None, None, KeyboardInterrupt()])
+
+    def heed():
+        if turn := next(turns):
+            raise turn
+
+    class Standing(Crew):
+        def start(self, given, limit):
+            return Future()  # which never ends
+
+    with pytest.raises(KeyboardInterrupt), sweep.Events(tmp_path, 1, as_json=True) as events:
+        workers.run(grid.jobs({"notebooks": "2_3_extraction", "model": "toy"}, tmp_path), tmp_path, events, Standing(), heed=heed)
+    assert next(turns, None) is None

@@ -55,8 +55,8 @@ def reproduce(
                     told = {"state": job.state, "job": job.name, "folder": str(job.folder), "error": job.said}
                     print(json.dumps(told) if json_ else sweep_.plain(f"{job.state:<7} {job.name}"))
                 return
-            with sweep_.stoppable(), sweep_.Events(store, len(grid.jobs), as_json=json_) as events:
-                whole = workers_.run(grid.jobs, store, events, crew)
+            with sweep_.stoppable() as heed, sweep_.Events(store, len(grid.jobs), as_json=json_) as events:
+                whole = workers_.run(grid.jobs, store, events, crew, heed=heed)
         done = [job.folder for job in grid.jobs if (job.folder / "manifest.json").is_file()]
         frame = paper.compare(done, missing=grid.missing)
         written = paper.write(frame, store)

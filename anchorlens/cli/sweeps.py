@@ -62,8 +62,11 @@ def sweep(
                 from anchorlens import tracking
 
                 tracker = tracking.Tracker(store, track, {str(job.folder): job.parameters for job in jobs})
-            with sweep_.stoppable(), sweep_.Events(store, len(jobs), as_json=json_, watcher=tracker) as events:
-                whole = workers_.run(jobs, store, events, crew, limit=time_limit, fail_fast=fail_fast)
+            with (
+                sweep_.stoppable() as heed,
+                sweep_.Events(store, len(jobs), as_json=json_, watcher=tracker) as events,
+            ):
+                whole = workers_.run(jobs, store, events, crew, limit=time_limit, fail_fast=fail_fast, heed=heed)
     if not whole:
         raise typer.Exit(1)
 

@@ -1,7 +1,7 @@
 """The loop of a sweep, for whichever engine: gives runs to workers, tries lost ones again, tells what happens."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +80,14 @@ class _Flight:
 
 
 def run(
-    jobs: Sequence[Job], root: Path, events: Events, crew: Crew, *, limit: float = 0.0, fail_fast: bool = False
+    jobs: Sequence[Job],
+    root: Path,
+    events: Events,
+    crew: Crew,
+    *,
+    limit: float = 0.0,
+    fail_fast: bool = False,
+    heed: Callable[[], None] = lambda: None,
 ) -> bool:
     """Run jobs that are not done yet, and tell what happens to each.
 
@@ -89,6 +96,7 @@ def run(
         limit: seconds that a run may take, by the clock that nobody sets; 0: any. While another process does it, the
             worker does others, and no time counts.
         fail_fast: start no further run after one that failed.
+        heed: called at least every few seconds; raises where the sweep was told to end (``stopping.stoppable``).
 
     Returns:
         Whether all is done. No process that a run has started is left.
@@ -114,6 +122,7 @@ def run(
         every = crew.hire([job for job, _ in waiting], events.path)
         free = list(reversed(every))
         while True:
+            heed()
             if ended := [each for each in elsewhere if not claims.owned(each[0].folder)]:
                 elsewhere = [each for each in elsewhere if each not in ended]
                 waiting += ended
@@ -126,7 +135,7 @@ def run(
                 if not elsewhere or (fail_fast and failed):
                     break
                 time.sleep(_LOOK)
-            for future in _answered(flying, limit, bool(elsewhere)):
+            for future in _answered(flying, limit):
                 flight = flying.pop(future)
                 worker, job, attempt = flight.worker, flight.job, flight.attempt
                 said = worker.outcome(future, limit) if future.done() else _given_up(flight, limit)
@@ -162,12 +171,12 @@ def run(
     return not failed and not waiting and not elsewhere
 
 
-def _answered(flying: Mapping[Any, _Flight], limit: float, look: bool) -> Iterable[Any]:
+def _answered(flying: Mapping[Any, _Flight], limit: float) -> Iterable[Any]:
     """Runs that have ended, or took too long, or whose workers, suspended before they took one, would never say so.
 
-    May be none after a while, where there is a limit or something else to ``look`` at.
+    None after a while: there is more to look at.
     """
-    if done := wait(flying, timeout=_LOOK if limit or look else None, return_when=FIRST_COMPLETED).done:
+    if done := wait(flying, timeout=_LOOK, return_when=FIRST_COMPLETED).done:
         return done
     now = time.monotonic()
     for future, flight in flying.items():
