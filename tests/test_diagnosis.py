@@ -289,6 +289,6 @@ def test_what_does_not_hold_is_said_with_its_numbers():
     said = diagnosis.stated(pd.concat([frame, other]), 1, 10)
     assert said["holds"].tolist() == [False, False, False]
     assert "class 0–class 3 (0.30 of the largest distance), which is confused number 6 of 6" in said["found"][0]
-    assert "exceeds 0.52;" in said["found"][1]  # 1.645 / sqrt(5 * 2)
+    assert "exceeds 0.74;" in said["found"][1]  # 1.645 / sqrt(5)
     assert "rank correlation -0.60 in layer 2 (1 = first, mean of 2 seeds from -0.71 to -0.49)" in said["found"][1]
     assert said["found"][2] == "mean distance to the prediction from 10: 0.52 with 5"

@@ -167,7 +167,7 @@ def test_of_two_results_of_the_same_the_later_counts(tmp_path):
     for runs in ([first, later], [later, first]):
         found = row(paper.compare(runs), "accuracy of the prompt as it is", task="sst2")
         assert found["value"] == 60
-        assert "1 earlier results passed over" in found["why"]
+        assert "others of the same seeds passed over: 1" in found["why"]
 
 
 def test_models_have_rows_of_their_own(tmp_path):
@@ -253,3 +253,15 @@ def test_the_data_is_strict_json_without_paths():
     text = (Path(paper.__file__).parent / "published.json").read_text(encoding="utf-8")
     assert json.loads(text, parse_constant=pytest.fail) == PUBLISHED
     assert "/work" not in text
+
+
+def test_a_trial_never_stands_in_for_the_real_thing(tmp_path):
+    """Neither fewer queries nor other settings count before what is closer to the paper's, however late they come."""
+    late = {"finished": "2024-03-01T00:00:00+00:00"}
+    whole = stored(tmp_path, "3_1_reweighting", answers({"vanilla": 0.6}), finished="2024-02-01T00:00:00+00:00")
+    few = stored(tmp_path, "3_1_reweighting", answers({"vanilla": 0.1}), limit=20, **late)
+    other = stored(tmp_path, "3_1_reweighting", answers({"vanilla": 0.2}), epochs=3, **late)
+    for runs in ([whole, few, other], [other, few, whole]):
+        found = row(paper.compare(runs), "accuracy of the prompt as it is", task="sst2")
+        assert (found["value"], found["verdict"]) == (60, "pass")
+        assert "others of the same seeds passed over: 2" in found["why"]

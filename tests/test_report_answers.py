@@ -4,15 +4,16 @@ import re
 
 import pandas as pd
 import pytest
+from markupsafe import Markup
 from paper_helpers import COST, answers, attended, compressed, confusions, isolated, row
 from paper_helpers import flows as flows_of
 from paper_helpers import stored as finished
 from report_helpers import FLAT, GATHERS, add, compared, site
 
 from anchorlens import paper, report
-from anchorlens.paper.stored import latest, manifest
+from anchorlens.paper.stored import chosen, manifest
 from anchorlens.report import measures, pages, runs
-from anchorlens.report.answers import QUESTIONS
+from anchorlens.report.answers import QUESTIONS, Answer, beside
 from anchorlens.report.answers import answers as answered
 
 
@@ -58,7 +59,7 @@ def cells(tmp_path, notebook: str, *frames: pd.DataFrame, tables=None, task: str
             tmp_path, notebook, frame.assign(seed=seed), tables=more, task=task, seeds=(seed,), model="toy", **given
         )
         told.append((run, manifest(run)))
-    return latest(told)[0][notebook]
+    return chosen(told)[0][notebook]
 
 
 @pytest.mark.parametrize(("twin", "holds"), [(FLAT, True), (GATHERS, False), (None, True)])
@@ -136,7 +137,7 @@ def test_confusion_is_told_over_seeds_against_chance(tmp_path):
         cells(tmp_path, "3_3_diagnosis", frame, frame, task="trec", tables={"predictions": asked})
     )
     assert (found.holds, found.numbers["pairs"], found.span) == (True, 15, "[1.00, 1.00]")
-    assert found.numbers["chance"] == pytest.approx(1.645 / (14 * 2) ** 0.5)
+    assert found.numbers["chance"] == pytest.approx(1.645 / 14**0.5), "two seeds of one task have the same classes"
 
 
 def test_a_task_of_two_classes_beside_others_takes_no_part_in_the_order_of_pairs(tmp_path):
@@ -155,7 +156,7 @@ def test_a_task_of_two_classes_beside_others_takes_no_part_in_the_order_of_pairs
     three = {**both, **cells(tmp_path / "c", "3_3_diagnosis", few, few, task="agnews", tables=tables)}
     found = measures.diagnosing(three)
     assert found.numbers["pairs"] == 3
-    assert found.numbers["chance"] == pytest.approx(1.645 * (1 / 14 + 1 / (2 * 2)) ** 0.5 / 2)
+    assert found.numbers["chance"] == pytest.approx(1.645 * (1 / 14 + 1 / 2) ** 0.5 / 2)
 
 
 def test_answers_kept_are_judged_against_random_tokens(tmp_path):
@@ -222,3 +223,19 @@ def test_a_run_that_lacks_a_table_is_left_out_of_its_card_and_named(root, out):
     assert f"Left out: run 3_1_reweighting/{old.final.name} has tables without what this takes" in said
     assert "+25.0 points" in said
     assert "[" in said[said.index("+25.0 points") :][:20]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "held", "want"),
+    [
+        ("yes", ["yes", "yes"], "yes"),
+        ("yes", ["yes", "no"], "in part"),
+        ("no", ["yes", "no"], "no"),
+        ("cannot be told", ["no"], "cannot be told"),
+    ],
+)
+def test_a_yes_beside_shapes_that_are_not_seen_is_one_in_part(verdict, held, want):
+    plain = Answer("toy", verdict, "1", "", "", "", (), Markup(), (), "sst2")
+    found = beside(plain, held)
+    assert (found.verdict, found.shapes[:8]) == (want, f"{held.count('yes')} of {len(held)} s")
+    assert beside(plain, []) is plain

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,10 +58,15 @@ def reproduce(
                 return
             with sweep_.stoppable() as heed, sweep_.Events(store, len(grid.jobs), as_json=json_) as events:
                 whole = workers_.run(grid.jobs, store, events, crew, heed=heed)
-        done = [job.folder for job in grid.jobs if (job.folder / "manifest.json").is_file()]
-        frame = paper.compare(done, missing=grid.missing)
-        written = paper.write(frame, store)
-        site = report.build(store, store / "report", lambda folders: paper.compare(folders, missing=grid.missing))
+        written, held = [], []
+
+        def compare(folders: Sequence[Path]) -> Any:  # of all runs of the store, so that nothing says two things
+            held.append(paper.compare(folders, missing=grid.missing))
+            written.extend(paper.write(held[-1], store))
+            return held[-1]
+
+        site = report.build(store, store / "report", compare)
+        frame = _asked(held[-1], chosen, notebook or [])
     counts = {verdict: frame["verdict"].tolist().count(verdict) for verdict in paper.VERDICTS}
     if json_:
         status = "ok" if whole else "failed"
@@ -80,6 +86,14 @@ def reproduce(
         print(", ".join(f"{n} {verdict}" for verdict, n in counts.items()), *map(str, (*written, site.index)), sep="\n")
     if not whole:
         raise typer.Exit(1)
+
+
+def _asked(frame: Any, model: str, notebooks: list[str]) -> Any:
+    """The rows of a store's comparison that one command asks for; all, where none is of its model."""
+    name = Path(model).name if Path(model).is_dir() else model
+    own = frame["model"].map(lambda each: each == name or each.startswith(f"{name} ("))
+    frame = frame[own] if own.any() else frame
+    return frame[frame["notebook"].isin(notebooks)] if notebooks else frame
 
 
 def _show(frame: Any) -> None:

@@ -40,7 +40,7 @@ def compare(runs: Iterable[Path], *, missing: Mapping[str, str] | None = None) -
 
     Args:
         runs: folders of finished runs, or objects with such a ``folder``. Of two with the same model, notebook, task
-            and seed the one that was finished last counts; ``why`` says how many were passed over.
+            and seed one counts (``stored.studies``); ``why`` says how many were passed over.
         missing: why a task was not run, by its name.
 
     Returns:
@@ -204,7 +204,8 @@ def _beside(study: Study, spec: Mapping[str, Any], cells: Mapping[str, Sequence[
     if fewest < len(PUBLISHED["seeds"]):
         seeds = f"{fewest} seed{'' if fewest == 1 else 's'} of the paper's {len(PUBLISHED['seeds'])}"
         found.append(f"{seeds}, which does not show how others would come out" if fewest == 1 else seeds)
-    return [*found, *([f"{study.replaced} earlier results passed over"] if study.replaced else [])]
+    replaced = sum(study.replaced.get((spec["notebook"], task), 0) for task in cells)
+    return [*found, *([f"others of the same seeds passed over: {replaced}"] if replaced else [])]
 
 
 def _margin(tolerance: str, number: float, shown: Interval) -> float:

@@ -1,6 +1,8 @@
 """Stored runs in order: by model, notebook, task and seed, and what sets them apart from the paper's."""
 
+import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -111,7 +113,7 @@ class Study:
     known: str
     why: str
     cells: Mapping[str, Mapping[str, list[Cell]]]  # notebook, task, by seed
-    replaced: int = 0  # cells that a later run of the same model, notebook, task and seed stands in for
+    replaced: Mapping[tuple[str, str], int] = field(default_factory=dict)  # cells another stands in for, likewise
 
     def of(self, notebook: str, task: str = "") -> dict[str, list[Cell]]:
         """Cells by task, in the paper's order; of one task, if it is named."""
@@ -123,8 +125,9 @@ def studies(runs: Iterable[Path]) -> tuple[list[Study], dict[str, list[str]]]:
     """Finished runs, by model.
 
     Args:
-        runs: folders of runs. Of two with the same model, notebook, task and seed the one that was finished last
-            counts. Notebooks and tasks that the paper does not have are passed over.
+        runs: folders of runs. Of two with the same model, notebook, task and seed the one counts that differs less from
+            the paper's settings; of those alike, the one of more queries; then the one that was finished last.
+            Notebooks and tasks that the paper does not have are passed over.
 
     Returns:
         The studies; and by notebook, what is said of runs whose manifest cannot be read.
@@ -144,27 +147,36 @@ def studies(runs: Iterable[Path]) -> tuple[list[Study], dict[str, list[str]]]:
     names = [name for name, _ in by_model]
     found = []
     for (name, weights), own in by_model.items():
-        cells, replaced = latest(own)
+        cells, replaced = chosen(own)
         shown = name if names.count(name) == 1 else f"{name} ({weights.split()[1][:8]})"
         known, why = _known(own[0][1])
         found.append(Study(shown, known, why, cells, replaced))
     return found, unread
 
 
-def latest(told: Iterable[tuple[Path, Mapping[str, Any]]]) -> tuple[dict[str, dict[str, list[Cell]]], int]:
-    """Cells of one model's runs by notebook and task, in order of seeds; and how many a later run stands in for."""
+def chosen(
+    told: Iterable[tuple[Path, Mapping[str, Any]]],
+) -> tuple[dict[str, dict[str, list[Cell]]], Counter[tuple[str, str]]]:
+    """Cells of one model's runs by notebook and task, in order of seeds; and for how many another stands in."""
     by_place: dict[tuple[str, str, int], Cell] = {}
-    replaced = 0
-    for folder, each in sorted(told, key=lambda one: (one[1]["finished"], str(one[0]))):
+    replaced = Counter[tuple[str, str]]()
+    for folder, each in sorted(told, key=_worth):
         given = each["parameters"]
         for seed in [-1] if given["prompts"] else given["seeds"]:
             place = each["notebook"], given["task"], seed
-            replaced += place in by_place
+            replaced[place[:2]] += place in by_place
             by_place[place] = Cell(folder, seed, each)
     cells: dict[str, dict[str, list[Cell]]] = {}
     for (notebook, task, _), cell in sorted(by_place.items()):
         cells.setdefault(notebook, {}).setdefault(task, []).append(cell)
     return cells, replaced
+
+
+def _worth(one: tuple[Path, Mapping[str, Any]]) -> tuple[Any, ...]:
+    """The larger, the more a run says of what the paper measured: a trial never stands in for the real thing."""
+    folder, told = one
+    apart = len(Cell(folder, 0, told).differences) if _concerns(told) else 0
+    return -apart, told["parameters"]["limit"] or math.inf, told["finished"], str(folder)
 
 
 def manifest(folder: Path) -> dict[str, Any]:

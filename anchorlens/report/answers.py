@@ -1,18 +1,18 @@
 """What stored runs answer, one question a section: a number, its interval, a sentence, and whether the claim is seen.
 
 Whether it is seen is told by the shape that ``anchorlens.paper`` judges the same statement by, of the same rows: of two
-runs with the same task and seed the one that was finished last counts.
+runs with the same task and seed the one counts that ``paper.stored`` chooses.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
 from markupsafe import Markup
 
 from anchorlens.paper.published import mean_of_tasks, shape
-from anchorlens.paper.stored import UnreadableError, forget, latest, manifest
+from anchorlens.paper.stored import UnreadableError, chosen, forget, manifest
 from anchorlens.report import drawings, measures
 from anchorlens.report.runs import WHOLE, Stored
 
@@ -40,7 +40,7 @@ class Answer:
     """What all runs of one model say: means over tasks of means over seeds; ``interval`` as in "[12.1, 23.0]"."""
 
     model: str
-    verdict: str  # yes, no, cannot be told
+    verdict: str  # yes, in part, no, cannot be told
     number: str
     interval: str
     said: str
@@ -49,6 +49,16 @@ class Answer:
     drawn: Markup
     runs: tuple[Stored, ...]
     tasks: str
+    shapes: str = ""  # how many of the section's are seen
+
+
+def beside(answer: Answer, held: Sequence[str]) -> Answer:
+    """The answer beside what is held of all shapes of its section, "yes" or "no" each: a yes may be one in part."""
+    if not held:
+        return answer
+    seen = held.count("yes")
+    verdict = "in part" if answer.verdict == "yes" and seen < len(held) else answer.verdict
+    return replace(answer, verdict=verdict, shapes=f"{seen} of {len(held)} stated shapes of this section are seen")
 
 
 def answers(question: Question, runs: Sequence[Stored]) -> list[Answer]:
@@ -91,7 +101,7 @@ def _answer(question: Question, model: str, own: tuple[Stored, ...]) -> Answer:
         return Answer(model, "cannot be told", "–", "", said, "", left_out, Markup(), own, tasks)
     verdict = {True: "yes", False: "no", None: "cannot be told"}[measured.holds]
     number, said = question.say(measured.numbers)
-    said += f" {replaced} earlier results of the same task and seed are passed over." if replaced else ""
+    said += f" Results of the same task and seed that others stand in for: {replaced}." if replaced else ""
     drawn = question.draw(measured.numbers, measured.curve)
     return Answer(model, verdict, number, measured.span, said, measured.said, left_out, drawn, own, tasks)
 
@@ -105,9 +115,9 @@ def _measured(question: Question, runs: Sequence[Stored]) -> tuple[measures.Meas
         except UnreadableError as error:
             left_out.append(str(error))
     while told:
-        cells, replaced = latest(told)
+        cells, replaced = chosen(told)
         try:
-            return question.measure(cells[question.notebook]), replaced, tuple(left_out)
+            return question.measure(cells[question.notebook]), replaced.total(), tuple(left_out)
         except UnreadableError as error:
             left_out.append(str(error))
             told = [each for each in told if each[0] != error.folder]

@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from anchorlens.report.answers import QUESTIONS, Answer, Question, answers, rank
+from anchorlens.report.answers import QUESTIONS, Answer, Question, answers, beside, rank
 from anchorlens.report.notebooks import Cell, Figure, NotebookError, read
 from anchorlens.report.runs import STATES, WHOLE, Stored, slug
 
@@ -22,7 +22,7 @@ COMPARED = (
 )
 MARKS = {
     **{"pass": "✓", "differs": "✗", "not run": "–", "not comparable": "○"},
-    **{"yes": "✓", "no": "✗", "cannot be told": "?"},
+    **{"yes": "✓", "in part": "~", "no": "✗", "cannot be told": "?"},
     **{"whole": "●", "failed": "✗", "unfinished": "◐", "damaged": "!"},
 }  # beside the words, for a look
 _TITLES = {"0_tour": "A tour on one prompt"}
@@ -81,7 +81,10 @@ def site(found: Sequence[Stored], compared: pd.DataFrame | None, out: Path) -> I
     for run in found:
         pages[run.slug] = each = Page(run)
         yield from _files(each, out)
-    answered = [(question, answers(question, found)) for question in QUESTIONS]
+    answered = [
+        (question, [beside(each, _held(told, question.notebook, each.model)) for each in answers(question, found)])
+        for question in QUESTIONS
+    ]
     sections = _sections(found, answered)
     common = {"sections": sections, "marks": MARKS, "any_compared": bool(told), "here": ""}
     environment = _environment()
@@ -119,6 +122,13 @@ def site(found: Sequence[Stored], compared: pd.DataFrame | None, out: Path) -> I
             yield f"data/{slug(section.notebook)}-compared.csv", _csv(rows)
     for each in ordered:
         yield page(each.href, "run.html", page=each)
+
+
+def _held(told: Sequence[dict[str, Any]], notebook: str, model: str) -> list[str]:
+    """Of each shape of a notebook that can be told of a model, whether it is seen; a comparison names folders alone."""
+    named = (model, Path(model).name)
+    rows = (row for row in told if row["notebook"] == notebook and row["model"] in named)
+    return [row["holds"] for row in rows if row["holds"]]
 
 
 @dataclass(frozen=True)

@@ -189,9 +189,9 @@ def stated(frame: pd.DataFrame, layer: int, n_components: int, words: Sequence[s
 
     Returns:
         Columns claim, found (with numbers) and holds. A rank correlation counts from the value on that one in twenty
-        random orders of so many pairs exceeds, 1.645 / sqrt((pairs - 1) * seeds), as if pairs and seeds were
-        independent; predicted confusion does not depend on n_components where it moves by less than a tenth of its
-        scale on average. What is undefined does not hold.
+        random orders of so many pairs exceeds, 1.645 / sqrt(pairs - 1), as if pairs were independent; several seeds are
+        no more evidence than one, since the same classes recur in them. Predicted confusion does not depend on
+        n_components where it moves by less than a tenth of its scale on average. What is undefined does not hold.
     """
     here: Table = frame[(frame["layer"] == layer) & (frame["label_a"] < frame["label_b"])]
     values = ["confusion_predicted", "confusion_observed"]
@@ -232,7 +232,7 @@ def _order(ranked: Table, layer: int, pairs: int) -> tuple[str, bool]:
     if np.isnan(mean[layer]):
         return f"undefined: {here['why'].iloc[0]}", False
     seeds = here["spearman"].dropna()
-    needed = 1.645 / np.sqrt((pairs - 1) * len(seeds))
+    needed = 1.645 / np.sqrt(pairs - 1)
     over = f", mean of {len(seeds)} seeds from {seeds.min():.2f} to {seeds.max():.2f}" if len(seeds) > 1 else ""
     return (
         f"rank correlation {mean[layer]:.2f} in layer {layer + 1} (1 = first{over}), where one in 20 random orders of "

@@ -113,8 +113,9 @@ def rank_order(spec: Mapping[str, Any], cells: Tasks) -> Seen:
     if not found:
         return undefined("no rank correlation: too few pairs of classes have queries")
     shown = of_means(found, lambda mean: mean[:, 0])
-    spread = [sum(1 / (n - 1) for seed in seeds for _, n in seed) / len(seeds) ** 2 for seeds in found]
-    needed = 1.645 * math.sqrt(sum(spread)) / len(found)  # of as many ranks at random, as if independent
+    # of as many ranks at random, as if pairs were independent; the same classes recur in all seeds of a task
+    spread = [sum(1 / (n - 1) for seed in seeds for _, n in seed) / len(seeds) for seeds in found]
+    needed = 1.645 * math.sqrt(sum(spread)) / len(found)
     return Seen(shown, shown.value > needed, "interval over seeds alone", needed)
 
 
