@@ -13,8 +13,6 @@ from report_helpers import add
 from anchorlens import report
 from anchorlens.report import notebooks
 
-pytestmark = pytest.mark.slow
-
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
