@@ -21,7 +21,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 # Files of few tests that take minutes, mostly in processes of their own: begun first, so that none is left for the end.
 LONG = (
     *("streaming", "cluster", "sweep_faults", "sweep_disk", "warm"),
-    *("notebooks", "jupyterlab", "reproduce", "browser_site", "browser", "sweep", "store_kills", "toy_analyses"),
+    *("notebooks", "jupyterlab", "reproduce", "browser", "sweep", "store_kills", "toy_analyses"),
 )
 BACKENDS = preflight.resolve_backend("auto")  # of the transformer-lens that is installed
 

@@ -67,12 +67,14 @@ def test_the_quick_run_shows_every_row_and_all_results_agree(tmp_path, capsys):
         ("compression, batch 2", "whole prompts / ours"),
         ("compression, batch 2", "ours / sdpa with cached demonstrations"),
         ("compression, batch 2", "ours / sdpa with the same kept tokens"),
-        ("a run with a warm kernel", "wall"),
+        ("a sweep by one worker", "wall of a run"),
         ("anchorlens --help", "wall"),
         ("anchorlens --help", "times torch is imported"),
     ]
     left_out = {row for row, told in rows.items() if told["measured"] is None}
-    assert left_out == {("a run with a warm kernel", "wall")}  # starting a kernel would take longer than all the rest
+    assert left_out == {
+        ("a sweep by one worker", "wall of a run")
+    }  # starting a kernel would take longer than all the rest
     assert rows["re-weighting", "tokens per step"]["measured"] == 1
     # the clean pass, and 2 of 3 layers each for the first 1, the first 3 and the last 3; the last 1 changes nothing
     assert rows["isolation", "passes of the queries (5 + 12 / layers)"]["measured"] == pytest.approx(3)
