@@ -101,7 +101,7 @@ def _answer(question: Question, model: str, own: tuple[Stored, ...]) -> Answer:
         return Answer(model, "cannot be told", "–", "", said, "", left_out, Markup(), own, tasks)
     verdict = {True: "yes", False: "no", None: "cannot be told"}[measured.holds]
     number, said = question.say(measured.numbers)
-    said += f" Results of the same task and seed that others stand in for: {replaced}." if replaced else ""
+    said += f" Passed over for another run of the same task and seed: {replaced}." if replaced else ""
     drawn = question.draw(measured.numbers, measured.curve)
     return Answer(model, verdict, number, measured.span, said, measured.said, left_out, drawn, own, tasks)
 
