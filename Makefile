@@ -23,7 +23,7 @@ test4: .venv4/test  ## the tests of both backends with the newest transformer-le
 test-faults: .venv/test  ## what a sweep must survive: 30 kills of each process at random moments, then real runs
 	ANCHORLENS_FAULTS=30 $(BIN)/python -m pytest tests/test_sweep_faults.py
 
-test-slow: .venv/test  ## browsers, JupyterLab, a Ray cluster, the paper's grid in small, memory of many prompts: minutes
+test-slow: .venv/test  ## JupyterLab, a Ray cluster, the paper's grid in small, memory of many prompts, released runs: minutes
 	ANCHORLENS_SLOW=1 $(BIN)/pytest -m slow -n auto --dist loadfile --no-loadscope-reorder
 
 test-lab: .venv/test  ## every notebook in JupyterLab (needs Chromium or Chrome): three minutes

@@ -51,6 +51,7 @@ def table(folder: Path, columns: dict[str, str], name: str = "results") -> pd.Da
     return frame
 
 
+@pytest.mark.slow
 def test_isolation(run):
     folder = run("2_2_isolation", depths=[1, 2])
     frame = table(folder, isolation.COLUMNS)
@@ -78,6 +79,7 @@ def test_extraction(run):
     assert summary["contribution"].tolist() == pytest.approx(stored("deep")[CASE]["R"], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_reweighting(run, tmp_path):
     case = stored("reweighting")["sst2.heads4.lr0.01"]
     trained = write(tmp_path / "train.jsonl", case["demonstrations"], case["train"])
@@ -92,6 +94,7 @@ def test_reweighting(run, tmp_path):
     assert {"beta", "kshot"} <= set(frame["arm"])
 
 
+@pytest.mark.slow
 def test_compression(run):
     folder = run("3_2_compression", draws=2)
     frame = table(folder, compression.COLUMNS)

@@ -44,7 +44,7 @@ def test_label_words_and_template_stand_in_for_the_demonstrations_and_nothing_el
     assert loyalty["format_only"] <= chance + 0.15
 
 
-@pytest.mark.parametrize("name", ["agnews", "emo"])
+@pytest.mark.parametrize("name", [pytest.param("agnews", marks=pytest.mark.slow), "emo"])
 def test_keys_of_label_words_foretell_confusion_in_some_layer(toy, name):
     own, _ = asked(toy, name, data="hard", pool="hard", seeds=SEEDS)
     spread, _ = asked(toy, name, data="hard", pool="hard", seeds=SEEDS, sets=16)
