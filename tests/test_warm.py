@@ -145,7 +145,7 @@ def test_a_kernel_that_cannot_be_set_back_is_given_up_and_says_why(kernel, folde
 
 def test_tables_and_notebooks_are_those_of_a_kernel_of_their_own(kernel, folder):
     given = {"limit": 20, "batch_tokens": 4096}
-    results = []
+    results, given_up = [], len(kernel.given_up)
     for each in (None, kernel, kernel):
         done = run(each, "2_3_extraction", given)
         tables = {path.name: path.read_bytes() for path in done.folder.glob("*.parquet")}
@@ -158,6 +158,7 @@ def test_tables_and_notebooks_are_those_of_a_kernel_of_their_own(kernel, folder)
         assert store.manifest(done.folder)["kernel"] == ("cold" if each is None else "warm")
     assert {"results.parquet", "summary.parquet"} <= set(results[0][0])
     assert results[0] == results[1] == results[2]
+    assert kernel.given_up[given_up:] == [], "figures are drawn by a browser that stays"
 
 
 def test_a_dead_kernel_is_the_error_of_that_run_alone(kernel, folder, untouched):

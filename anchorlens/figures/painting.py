@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -13,7 +14,7 @@ import psutil
 FIGURES = 100  # that are drawn in a tab before it is loaded anew, so that it cannot grow for ever
 PATIENCE = 90  # seconds, for the browser to start and for one figure
 
-_painters: dict[int, "Painter"] = {}  # by process: a fork of the owner cannot use the owner's browser
+_held = SimpleNamespace(painters={})  # by process: a fork of the owner cannot use the owner's browser
 
 
 def draw(figure: Mapping[str, Any], *, scale: int = 2) -> bytes:
@@ -28,7 +29,7 @@ def draw(figure: Mapping[str, Any], *, scale: int = 2) -> bytes:
         close()
         painter = None
     if painter is None:
-        painter = _painters[os.getpid()] = Painter()
+        painter = _held.painters[os.getpid()] = Painter()
     try:
         return painter.draw(figure, scale=scale)
     except BaseException:
@@ -38,12 +39,12 @@ def draw(figure: Mapping[str, Any], *, scale: int = 2) -> bytes:
 
 def current() -> "Painter | None":
     """The browser of this process, if one was started."""
-    return _painters.get(os.getpid())
+    return _held.painters.get(os.getpid())
 
 
 def close() -> None:
     """End the browser of this process, if there is one."""
-    painter = _painters.pop(os.getpid(), None)
+    painter = _held.painters.pop(os.getpid(), None)
     if painter is not None:
         painter.close()
 
