@@ -81,10 +81,7 @@ def failure(target: store.Run) -> str:
 
 
 def note_failure(target: store.Run, error: str, parameters: Mapping[str, Any] | None = None) -> None:
-    """Have ``failure`` tell what ended a try, where its own process could not: it was killed, or its kernel died.
-
-    ``parameters`` are kept for those who list what failed, since its notebook may not have been stored.
-    """
+    """Have ``failure`` tell what ended a try, where its own process could not; ``parameters`` for who lists it."""
     target.leave(_FAILED, json.dumps({"error": error, "ended": _now(), "parameters": dict(parameters or {})}))
 
 

@@ -168,3 +168,13 @@ def test_a_small_grid_ends_with_a_comparison(tmp_path):
     assert again.exit_code == 0
     assert "2.2 2_2_isolation: toy" in again.stdout
     assert "of 2 runs 0 done, 2 cached" in again.stderr
+
+
+def test_what_is_said_is_of_the_model_that_was_asked_for(tmp_path):
+    """A store may hold other models' runs, which must not stand for those of this one that all failed."""
+    (folder := tmp_path / "m").mkdir()
+    names = ["toy", "m (0123abcd)", "m", "mm", "m2 (0123abcd)"]
+    frame = pd.DataFrame({"model": names, "notebook": ["2_1_information_flow", *["2_2_isolation"] * 4]})
+    assert list(cli.paper._asked(frame, str(folder), [])["model"]) == ["m (0123abcd)", "m"]
+    assert list(cli.paper._asked(frame, "toy", ["2_1_information_flow"])["model"]) == ["toy"]
+    assert len(cli.paper._asked(frame, "toy", ["2_2_isolation"])) == len(cli.paper._asked(frame, "gpt2-xl", [])) == 0

@@ -67,6 +67,7 @@ def reproduce(
 
         site = report.build(store, store / "report", compare)
         frame = _asked(held[-1], chosen, notebook or [])
+        frame = frame if len(frame) else paper.compare([], missing=grid.missing)  # nothing of it was done
     counts = {verdict: frame["verdict"].tolist().count(verdict) for verdict in paper.VERDICTS}
     if json_:
         status = "ok" if whole else "failed"
@@ -89,10 +90,9 @@ def reproduce(
 
 
 def _asked(frame: Any, model: str, notebooks: list[str]) -> Any:
-    """The rows of a store's comparison that one command asks for; all, where none is of its model."""
+    """The rows of a store's comparison that one command asks for; none where no run of its model is there."""
     name = Path(model).name if Path(model).is_dir() else model
-    own = frame["model"].map(lambda each: each == name or each.startswith(f"{name} ("))
-    frame = frame[own] if own.any() else frame
+    frame = frame[[each == name or each.startswith(f"{name} (") for each in frame["model"]]]
     return frame[frame["notebook"].isin(notebooks)] if notebooks else frame
 
 

@@ -50,7 +50,10 @@ def save(figure: go.Figure, folder: Path, name: str) -> list[Path]:
     The page shares plotly.min.js with all runs of the store, two folders up, and opens from disk without a network. The
     picture is as wide as the figure says, the page's figure as its window.
     """
-    folder = Path(folder)
+    return _save(json.loads(figure.to_json() or "{}"), Path(folder), name)
+
+
+def _save(plain: Mapping[str, Any], folder: Path, name: str) -> list[Path]:
     script = folder.parent.parent / "plotly.min.js"
     if not script.is_file():
         with tempfile.NamedTemporaryFile("w", dir=script.parent, delete=False, encoding="utf-8") as file:
@@ -58,7 +61,6 @@ def save(figure: go.Figure, folder: Path, name: str) -> list[Path]:
         Path(file.name).chmod(0o644)
         Path(file.name).replace(script)  # at once: others share it
     paths = [folder / f"{name}.html"]
-    plain = json.loads(figure.to_json() or "{}")
     beside: Any = "../../plotly.min.js"  # plotly declares a bool
     page = pio.to_html(fluid(plain), include_plotlyjs=beside, full_html=True, validate=False)
     paths[0].write_text(page, encoding="utf-8")
@@ -81,8 +83,9 @@ def show(figure: go.Figure, folder: Path, name: str) -> None:
     """
     from IPython.display import display
 
-    shown: dict[str, Any] = {"application/vnd.plotly.v1+json": fluid(json.loads(figure.to_json() or "{}"))}
-    for path in save(figure, folder, name):
+    plain = json.loads(figure.to_json() or "{}")
+    shown: dict[str, Any] = {"application/vnd.plotly.v1+json": fluid(plain)}
+    for path in _save(plain, Path(folder), name):
         if path.suffix == ".png":
             shown["image/png"] = base64.b64encode(path.read_bytes()).decode()
     display(shown, raw=True)
