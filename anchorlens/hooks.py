@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -49,10 +49,15 @@ class Edit(Protocol):
 
 def _within(edit: Edit, positions: Tensor, act: Tensor) -> None:
     """Refuse positions that the prompts do not have; comparing with them would silently do nothing."""
-    if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < act.shape[-1]:
+    if positions.numel():
+        _inside(edit, int(positions.min()), int(positions.max()), act)
+
+
+def _inside(edit: Edit, first: int, last: int, act: Tensor) -> None:
+    if not 0 <= first <= last < act.shape[-1]:
         raise ValueError(
-            f"{type(edit).__name__} names position {int(positions.min())} to {int(positions.max())} in prompts of "
-            f"{act.shape[-1]} tokens: positions count from 0 in each prompt."
+            f"{type(edit).__name__} names position {first} to {last} in prompts of {act.shape[-1]} tokens: positions "
+            "count from 0 in each prompt."
         )
 
 
@@ -141,9 +146,7 @@ class Scale:
     ) -> Float[Tensor, "batch head query key"]:
         _same_batch(self, self.query, pattern)
         _same_batch(self, self.keys, pattern)
-        _within(self, torch.cat([self.query, self.keys.flatten()]), pattern)
-        if self.keys.shape[1] > 1 and (self.keys.sort(-1).values.diff(dim=-1) == 0).any():
-            raise ValueError(f"Scale names a key twice in {self.keys.tolist()}: anchors that coincide have one factor.")
+        _inside(self, *self._span, pattern)
         batch, head = pattern.shape[:2]
         cells = (
             torch.arange(batch, device=pattern.device)[:, None, None],
@@ -153,6 +156,14 @@ class Scale:
         )
         factor = self.log_factor[layer].exp().to(pattern).expand(batch, head, -1)
         return pattern * torch.ones_like(pattern).index_put(cells, factor)
+
+    @cached_property
+    def _span(self) -> tuple[int, int]:
+        """The first and the last position that it names; looked up once, not at every layer."""
+        if self.keys.shape[1] > 1 and (self.keys.sort(-1).values.diff(dim=-1) == 0).any():
+            raise ValueError(f"Scale names a key twice in {self.keys.tolist()}: anchors that coincide have one factor.")
+        named = torch.cat([self.query, self.keys.flatten()])
+        return int(named.min()), int(named.max())
 
 
 @dataclass(frozen=True, eq=False)

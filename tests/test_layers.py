@@ -73,8 +73,9 @@ ALLOWED = {
     "models.protocol": {"hooks", "preflight", "models.kinds"},
     "models.unembedding": set(),
     "models.blocks": set(),
-    "models.lean": set(),
-    "models.hooked": {"hooks", "preflight", *BACKEND, "models.lean"},
+    "models.attention": set(),
+    "models.lean": {"models.attention"},
+    "models.hooked": {"hooks", "preflight", *BACKEND, "models.lean", "models.attention"},
     "models.bridge": {"hooks", "preflight", *BACKEND},
     "planner.__init__": {"planner.*"},
     "planner.shapes": set(),
@@ -235,7 +236,7 @@ def test_only_models_imports_transformer_lens():
         for name, _ in imported(path.read_text(), module)
         if name.split(".")[0] == "transformer_lens"
     }
-    assert users == {"models.hooked", "models.lean", "models.bridge"}
+    assert users == {"models.hooked", "models.lean", "models.attention", "models.bridge"}
 
 
 @pytest.mark.parametrize(

@@ -240,3 +240,142 @@ def test_a_pass_that_fails_in_a_layer_leaves_nothing_in_its_norms(tokens):
     with pytest.raises(RuntimeError, match="can't allocate"):
         lens.at_target(tokens, torch.tensor([19, 12]))
     assert norm.kept is None
+
+
+ATTENTION = {
+    "learned positions": {},
+    "rotary, adjacent pairs": {"positional_embedding_type": "rotary", "rotary_dim": 4, "rotary_adjacent_pairs": True},
+    "rotary, halves": {"positional_embedding_type": "rotary", "rotary_dim": 8},
+    "rotary, a part": {"positional_embedding_type": "rotary", "rotary_dim": 4},
+    "grouped heads": {"n_key_value_heads": 1, "positional_embedding_type": "rotary", "rotary_dim": 8},
+    "normed heads": {
+        "use_qk_norm": True,
+        "n_key_value_heads": 2,
+        "positional_embedding_type": "rotary",
+        "rotary_dim": 8,
+    },
+    "windows": {
+        "use_local_attn": True,
+        "window_size": 4,
+        "attn_types": ["local", "global", "local"],
+        "positional_embedding_type": "rotary",
+        "rotary_dim": 8,
+    },
+    "scores not scaled": {"use_attn_scale": False},
+    "scores scaled by layer": {"scale_attn_by_inverse_layer_idx": True},
+}
+HEAVY = {
+    "soft cap": {"attn_scores_soft_cap": 5.0},
+    "log n": {"use_logn_attn": True},
+}
+
+
+def seen_by_hooks(model, tokens) -> list[torch.Tensor]:
+    """What each hook of attention sees in plain passes, padded ones, and after remembered tokens, and the logits."""
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache as Cache
+
+    first, then = tokens[:, :9], tokens[:, 9:14]
+    padded, padded_then = torch.ones_like(first), torch.ones_like(then)
+    padded[0, :3] = padded_then[1, :2] = 0
+    found = []
+
+    def keep(act, hook):
+        found.append(act.clone())
+
+    with model.hooks(fwd_hooks=[(lambda name: ".attn." in name, keep)]):
+        found.append(model(first))
+        found.append(model(first, attention_mask=padded))
+        cache = Cache.init_cache(model.cfg, "cpu", 2)
+        found.append(model(first, attention_mask=padded, past_kv_cache=cache))
+        cache.freeze()
+        found.append(model(then, attention_mask=padded_then, past_kv_cache=cache))
+        cache.unfreeze()
+        for part in (then[:, :1], then[:, 1:]):
+            found.append(model(part, attention_mask=torch.ones_like(part), past_kv_cache=cache))
+    return found
+
+
+@pytest.mark.parametrize("changes", [*ATTENTION.values(), *HEAVY.values()], ids=[*ATTENTION, *HEAVY])
+def test_every_hook_of_attention_sees_what_it_sees_in_transformer_lens(changes, tokens):
+    model = built(**changes)
+    want = seen_by_hooks(model, tokens)
+    lean(model)
+    assert (type(model.blocks[0].attn).__module__ == "anchorlens.models.attention") == (changes in ATTENTION.values())
+    for got, expected in zip(seen_by_hooks(model, tokens), want, strict=True):
+        assert_close(got, expected, rtol=1e-11, atol=1e-12)  # float64 rounding, seen: 2e-14
+
+
+@pytest.mark.parametrize("changes", ATTENTION.values(), ids=ATTENTION)
+def test_one_memory_for_all_queries_is_that_of_each(changes, tokens):
+    lens = Hooked(built(**changes), None, Checkpoint("random", Path()), Kind("random", "standard"))
+    memory = lens.remember(tokens[:1, :9], torch.ones(1, 9, dtype=torch.int64))
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    want = lens.read(memory.repeated(2), tokens[:, 9:14], mask)
+    assert_close(lens.read(memory, tokens[:, 9:14], mask), want, rtol=1e-11, atol=1e-12)
+
+
+def test_a_hook_on_attention_changes_no_bit_of_a_pass(tokens):
+    model = built(torch.float32)
+    lean(model)
+    clean = model(tokens)
+    with model.hooks(fwd_hooks=[(lambda name: ".attn." in name, lambda act, hook: act)]):
+        assert torch.equal(model(tokens), clean)
+
+
+def test_prompts_whose_memories_begin_with_padding_of_different_length_are_placed_apart(tokens):
+    """Keys that are expanded, under masks that differ: only a cache made by hand is like that."""
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache as Cache
+
+    def told(model, *, expanded: bool):
+        cache = Cache.init_cache(model.cfg, "cpu", 1)
+        model(tokens[:1, :9], attention_mask=torch.ones(1, 9, dtype=torch.int64), past_kv_cache=cache)
+        for entry in cache.entries:
+            for name in ("past_keys", "past_values"):
+                both = getattr(entry, name).expand(2, -1, -1, -1)
+                setattr(entry, name, both if expanded else both.contiguous())
+        mask = torch.ones(2, 9, dtype=torch.int64)
+        mask[1, :2] = 0
+        cache.previous_attention_mask = mask
+        cache.freeze()
+        return model(tokens[:, 9:14], attention_mask=torch.ones(2, 5, dtype=torch.int64), past_kv_cache=cache)
+
+    model = built(**ATTENTION["rotary, halves"])
+    want = told(model, expanded=True)
+    lean(model)
+    assert_close(told(model, expanded=True), want, rtol=1e-11, atol=1e-12)
+    assert_close(told(model, expanded=False), want, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("changes", [{}, ATTENTION["rotary, halves"]], ids=["learned positions", "rotary"])
+def test_a_mask_that_was_changed_in_place_and_prompts_of_another_length_count_anew(changes, tokens):
+    model, mask = built(**changes), torch.ones_like(tokens)
+    plain = deepcopy(model)
+    lean(model)
+    for padding in (0, 4):
+        mask[0, :padding] = 0
+        want = plain(tokens, attention_mask=mask)
+        assert_close(model(tokens, attention_mask=mask), want, rtol=1e-11, atol=1e-12)
+    for n in (20, 7):
+        assert_close(model(tokens[:, :n]), plain(tokens[:, :n]), rtol=1e-11, atol=1e-12)
+
+
+def test_a_pass_leaves_nothing_behind(tokens):
+    lens = Hooked(built(), None, Checkpoint("random", Path()), Kind("random", "standard"))
+    lens(tokens)
+    assert lens.model.sight.given[0] is None
+    assert not lens.model.sight.made
+
+
+def test_a_pass_in_inference_mode_does_not_get_in_the_way_of_gradients(tokens):
+    model = built()
+    lean(model)
+    with torch.inference_mode():
+        want = model(tokens)
+    assert_close(products(model, tokens)[0], want[:, -1].clone(), rtol=1e-11, atol=1e-12)
+
+
+def test_numbers_that_are_none_are_not_taken_for_padding(tokens):
+    model = built()
+    lean(model)
+    with model.hooks(fwd_hooks=[("blocks.1.attn.hook_q", lambda act, hook: act * float("nan"))]):
+        assert model(tokens).isnan().all(), "transformer-lens gives such rows a pattern of zeros, and goes on"

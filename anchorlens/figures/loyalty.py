@@ -125,6 +125,7 @@ def compression(frame: pd.DataFrame) -> go.Figure:
     table = rows("compression", frame, needed, arm=ARMS, positions=POSITIONS)
     arms = [arm for arm in ARMS if (table["arm"] == arm).any()]
     known = table[table["gold"] != -1]
+    slots = _slots(table, arms)
     figure = panels(list(measures.values()), shared_yaxes=True, horizontal_spacing=0.04)
     for col, measure in enumerate(measures, start=1):
         shown = known if measure == "correct" else table
@@ -132,10 +133,11 @@ def compression(frame: pd.DataFrame) -> go.Figure:
             say(figure, "no prompt has a known label", col=col, wide=22)
         for rule, (name, colour) in POSITIONS.items():
             here = shown[shown["positions"] == rule]
-            held = [arm for arm in arms if (here["arm"] == arm).any()]
+            present = set(here["arm"])
+            held = [arm for arm in arms if arm in present]
             if not held:
                 continue
-            places, widths = zip(*(_slot(table, arms, arm, rule) for arm in held), strict=True)
+            places, widths = zip(*(slots[arm, rule] for arm in held), strict=True)
             means, names = _over_draws(here, measure).loc[held], [ARMS[arm] for arm in held]
             legend = name not in named(figure)
             bars(figure, means, places, name, colour, col=col, width=widths, flat=True, names=names, legend=legend)
@@ -163,11 +165,16 @@ def _arm(frame: Table, arm: str) -> str:
     return f"{ARMS[arm]}<br>(mean of {draws} draws)" if arm == "hidden_random" and draws > 1 else ARMS[arm]
 
 
-def _slot(frame: Table, arms: list[str], arm: str, rule: str) -> tuple[float, float]:
-    """Where an arm's bar under one rule stands, and how thick it is: the arm's rules share its row."""
-    rules = [each for each in POSITIONS if ((frame["arm"] == arm) & (frame["positions"] == each)).any()]
-    share = 0.8 / max(len(rules), 2)
-    return arms.index(arm) + (rules.index(rule) - (len(rules) - 1) / 2) * share, share - 0.04
+def _slots(frame: Table, arms: list[str]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Where each arm's bar under each rule stands, and how thick it is: the arm's rules share its row."""
+    held = {tuple(pair) for pair in frame[["arm", "positions"]].drop_duplicates().to_numpy()}
+    slots = {}
+    for row, arm in enumerate(arms):
+        rules = [rule for rule in POSITIONS if (arm, rule) in held]
+        share = 0.8 / max(len(rules), 2)
+        for n, rule in enumerate(rules):
+            slots[arm, rule] = row + (n - (len(rules) - 1) / 2) * share, share - 0.04
+    return slots
 
 
 def _over_draws(frame: Table, measure: str) -> Table:

@@ -17,13 +17,26 @@ def checkpointing(blocks: Iterable[Any]) -> Iterator[None]:
         blocks,
         lambda _, block: partial(
             run_anew,
-            block.forward,
+            _apart(block),
             use_reentrant=False,
             preserve_rng_state=False,  # nothing is drawn
             context_fn=partial(create_selective_checkpoint_contexts, _dear),
         ),
     ):
         yield
+
+
+def _apart(block: Any) -> Any:
+    """A block's forward pass that takes over nothing from the layers before it, which are not run again with it."""
+    own, sight = block.forward, getattr(getattr(block, "attn", None), "sight", None)
+    if sight is None:
+        return own
+
+    def run(*given: Any, **named: Any) -> Any:
+        with sight.apart():
+            return own(*given, **named)
+
+    return run
 
 
 @contextmanager

@@ -79,6 +79,8 @@ class Hooked:
 
             forget(self.model)  # a norm that was left half-way through its readers would hold the whole pass
             raise
+        finally:
+            self.model.sight.forget()
 
     def _final(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch d_model"]:
         """The last position after the final norm, on the device where prompts are."""
@@ -197,14 +199,16 @@ def _turned(
     keys: Float[Tensor, "batch pos kv_head d_head"], by: Int[Tensor, " pos"], attention: Any
 ) -> Float[Tensor, "batch pos kv_head d_head"]:
     """Keys as if they had been ``by`` positions later (negative: earlier), before any rotation."""
+    from anchorlens.models.attention import signed, turned
+
     furthest = int(by.abs().max())
     if furthest >= len(attention.rotary_cos):
         attention._extend_rotary_embeddings(furthest + 1)  # transformer-lens does so itself when prompts grow
     scale = attention.rotary_cos[0]  # 1, or the attention factor of stretched positions, which must not count twice
+    adjacent = attention.cfg.rotary_adjacent_pairs
     cosine = (attention.rotary_cos[by.abs()] / scale)[:, None]
     sine = (attention.rotary_sin[by.abs()] * by.sign()[:, None] / scale)[:, None]
-    turning, passing = keys.split([attention.cfg.rotary_dim, keys.shape[-1] - attention.cfg.rotary_dim], dim=-1)
-    return torch.cat([turning * cosine + attention.rotate_every_two(turning) * sine, passing], dim=-1).to(keys.dtype)
+    return turned(keys, cosine, signed(sine, adjacent=adjacent), adjacent=adjacent).to(keys.dtype)
 
 
 def convert(checkpoint: Checkpoint, plain: Any, devices: Sequence[str]) -> Any:
@@ -236,14 +240,8 @@ def convert(checkpoint: Checkpoint, plain: Any, devices: Sequence[str]) -> Any:
     with warnings.catch_warnings():  # its successor differs from it in ways that matter here, so the notice is no news
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
         model = HookedTransformer(cfg)
-    model.load_and_process_state_dict(
-        state,
-        fold_ln=False,
-        center_writing_weights=False,
-        center_unembed=False,
-        fold_value_biases=False,
-        refactor_factored_attn_matrices=False,
-    )
+    # transformer-lens' own way goes through float32 and over all modules for each weight, to process none of them
+    model.load_state_dict(model.fill_missing_keys(state), strict=False)
     if len(devices) > 1:
         place(model, devices)
     return model.eval().requires_grad_(False)

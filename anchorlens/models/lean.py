@@ -13,6 +13,8 @@ from torch import Tensor
 from transformer_lens.components import LayerNorm, RMSNorm
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
+from anchorlens.models.attention import Sight, lighten
+
 _GELU_TANH = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")  # one function under three names
 _SHARED = ("W_Q", "W_K", "W_V", "_W_K", "_W_V")  # underscored where several heads share a key
 
@@ -26,7 +28,9 @@ def lean(model: Any) -> None:
     for module in model.modules():
         if type(module) in _NORMS:
             module.__class__ = _NORMS[type(module)]
+    model.sight = vars(model).get("sight") or Sight()
     for block in model.blocks:
+        lighten(block.attn, model.sight)
         if isinstance(block.ln1, _Once) and model.cfg.original_architecture not in POST_NORM_ARCHITECTURES:
             block.ln1.readers = 3  # query, key and value
         for name in _SHARED:

@@ -29,19 +29,18 @@ def _layer(shape: Shape, rows: int, length: int, before: int, kept: int = 0) -> 
     """The worst moment in a layer; ``kept`` tensors of keys or values outlive it."""
     reach = before + length
     stream, heads, inner, cells = _sizes(shape, rows, length, reach)
-    shared, seen = rows * reach * shape.kv_heads * shape.d_head, rows * reach * shape.n_heads * shape.d_head
-    grouped = seen if shape.kv_heads < shape.n_heads else 0
+    shared, new = (rows * n * shape.kv_heads * shape.d_head for n in (reach, length))
     held = (kept + bool(shape.rotary) if kept else 2) * shared
-    turned = shape.rotary / shape.d_head
+    hidden = rows * length * reach / shape.itemsize
     moments = [
-        4 * stream + heads + held + 4 * cells + cells / shape.itemsize,  # softmax, and the search for NaN
-        4 * stream + 2 * heads + held + 2 * cells + seen + grouped,  # values
+        4 * stream + heads + held + 2 * cells + 2 * hidden,  # softmax
+        4 * stream + 2 * heads + held + cells + shared + hidden,  # scores, values
         kept * shared + (4 if shape.parallel or shape.gated else 5) * stream + (4 if shape.gated else 2) * inner,
         kept * shared + 6 * stream,
     ]
     if shape.rotary:
-        tables = 2 * rows * reach * shape.rotary
-        moments.append(4 * stream + heads + (kept or 2) * shared + (1 + 3 * turned) * shared + tables)
+        turned, tables = 4 * shape.rotary / shape.d_head, 2 * rows * reach * shape.rotary
+        moments.append(4 * stream + heads + (kept or 2) * shared + turned * (shared if kept else new) + tables)
     return float(max(moments) * shape.itemsize)
 
 
@@ -63,33 +62,31 @@ def _answer(shape: Shape, rows: int) -> float:
 def saliency(shape: Shape, rows: int, length: int, *, checkpoint: bool = False) -> float:
     """Peak of ``rows`` whole prompts run forward and backward to every layer's pattern.
 
-    Without ``checkpoint`` each layer keeps two sets of scores, and what its matrices were multiplied with; with it,
+    Without ``checkpoint`` each layer keeps its pattern, and what its matrices were multiplied with; with it,
     each keeps what its weight matrices gave, and one layer at a time has the rest.
     """
     stream, heads, inner, cells = _sizes(shape, rows, length, length)
     shared, layers = rows * length * shape.kv_heads * shape.d_head, shape.n_layers
-    flagged, flows = cells / shape.itemsize, 3 * rows * length * length * shape.wide / shape.itemsize
+    flows = 3 * rows * length * length * shape.wide / shape.itemsize
     through = 1 + 2 * shape.gated  # of the MLP's inner layer, kept
     wide = 4 / shape.itemsize * 3 * cells if shape.itemsize < 4 else cells  # A * dL/dA
     if checkpoint:
         own = 3 * stream + heads + 2 * shared + (1 + shape.gated) * inner
         moments = [
-            5 * cells + flagged + 2 * heads + 4 * stream,
-            3 * cells + wide + flagged + 2 * heads + 4 * stream,
-            3 * cells + flagged + (2 + 2 * shape.gated) * inner + stream,
-            4 * cells + flagged + 5 * heads + 4 * stream,
+            3 * cells + 2 * heads + 4 * stream,
+            2 * cells + wide + 2 * heads + 4 * stream,
+            2 * cells + (2 + 2 * shape.gated) * inner + stream,
+            4 * cells + 3 * heads + 4 * stream,  # backward: patterns, scores, and their gradients
         ]
         return float((layers * own + max(moments) + flows) * shape.itemsize)
-    own = 2 * cells + flagged + 3 * heads + (1 if shape.parallel else 2) * stream + through * inner
+    own = cells + 3 * heads + (1 if shape.parallel else 2) * stream + through * inner
     first = cells + heads + (0 if shape.parallel else stream + through * inner)
-    grouped = shape.kv_heads < shape.n_heads
-    shared_now = 3 * heads + 2 * shared if grouped else 5 * heads
     moments = [
-        4 * cells + flagged + shared_now + 4 * stream,
-        3 * cells + wide + flagged + 3 * heads + 3 * stream,
-        2 * cells + flagged + 3 * heads + (2 if shape.parallel else 3) * stream + (3 + 3 * shape.gated) * inner,
-        2 * cells + flagged + 3 * heads + 6 * stream + (1 - shape.gated) * inner,
-        3 * cells + flagged + (5 if grouped else 8) * heads + 4 * stream,
+        2 * cells + 5 * heads + 4 * stream,
+        2 * cells + wide + 3 * heads + 3 * stream,
+        cells + 3 * heads + (2 if shape.parallel else 3) * stream + (3 + 3 * shape.gated) * inner,
+        cells + 3 * heads + 6 * stream + (1 - shape.gated) * inner,
+        4 * cells + 3 * heads + 4 * stream,  # backward: patterns, scores, and their gradients
     ]
     earlier = max(0, layers - 2) * own + (first if layers > 1 else 0)
     return float((earlier + max(moments) + flows) * shape.itemsize)
