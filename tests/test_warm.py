@@ -161,6 +161,53 @@ def test_tables_and_notebooks_are_those_of_a_kernel_of_their_own(kernel, folder)
     assert kernel.given_up[given_up:] == [], "figures are drawn by a browser that stays"
 
 
+def test_a_run_is_stored_while_the_kernel_removes_its_traces(kernel, folder, untouched, monkeypatch):
+    asked, stored = [], []
+
+    def slowly(running, answer):
+        def left():
+            asked.append(len(stored))
+            return original(running, answer)()
+
+        return left
+
+    original = engine._left
+    monkeypatch.setattr(engine, "_left", slowly)
+    run(kernel, notebook(folder, LOOK, "look"))
+    stored.append(True)
+    assert asked == [], "nothing has waited"
+    assert kernel.given_up is not None
+    assert asked == [1]
+    assert kernel.given_up is not None
+    assert asked == [1], "once"
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["cold", "warm"])
+def test_the_notebook_is_written_when_a_code_cell_begins_and_at_the_end(kernel, folder, monkeypatch, kept):
+    from papermill import engines
+
+    written, write = [], engines.write_ipynb
+
+    def noted(nb, path):
+        written.append([cell["metadata"]["papermill"]["status"] for cell in nb.cells])
+        write(nb, path)
+
+    monkeypatch.setattr(engines, "write_ipynb", noted)
+    path = Path(notebook(folder, LOOK, "look"))
+    plain = json.loads(path.read_text())
+    declaration, code = plain["cells"]
+    text = {"cell_type": "markdown", "metadata": {}, "source": "text", "id": "text"}
+    path.write_text(json.dumps({**plain, "cells": [declaration, text, {**code, "source": "x = 1", "id": "x"}, code]}))
+    run(kernel if kept else None, str(path))
+    pending, running, done = "pending", "running", "completed"
+    n = len(written[-1])
+    began = [[done] * at + [running] + [pending] * (n - at - 1) for at in range(n)]
+    code_cells = [at for at in range(n) if at != 2]  # declaration, what papermill injects, text, code, code
+    assert [each for each in written if running in each] == [began[at] for at in code_cells]
+    assert written[-1] == [done] * n
+    assert len(written) <= len(code_cells) + 3, "and not twice for each cell"
+
+
 def test_a_dead_kernel_is_the_error_of_that_run_alone(kernel, folder, untouched):
     with pytest.raises(batch.RunError, match="DeadKernelError"):
         run(kernel, notebook(folder, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"))

@@ -19,7 +19,7 @@ def cell(folder: str) -> tuple[int, int] | None:
     """Which code cell of how many the run is in that will be in ``folder``; None where that cannot be seen now.
 
     The 0th: none has begun, since its kernel starts.
-    papermill saves the notebook into the partial folder before and after each cell, wherever the worker is.
+    The notebook is written into the partial folder when a code cell begins, wherever the worker is.
     """
     path = Path(f"{folder}.partial", "run.ipynb")
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # half written just now, or not there yet

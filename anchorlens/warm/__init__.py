@@ -6,7 +6,7 @@ in any other way than by its last cell or an error in a cell, the kernel is give
 
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -18,19 +18,26 @@ class Kernel:
 
     Attributes:
         starts: how many processes it has needed so far.
-        given_up: why each of those before the present one was given up.
     """
 
     def __init__(self) -> None:
         self.starts = 0
-        self.given_up: list[str] = []
+        self._given_up: list[str] = []
+        self._left: Callable[[], list[str]] | None = None  # of a run whose traces the kernel is still removing
         self._manager: Any = None
         self._made_for: Any = None
         self._ending: weakref.finalize | None = None
 
     @property
+    def given_up(self) -> list[str]:
+        """Why each process before the present one was given up; waits until the last run's traces are removed."""
+        self._settle()
+        return self._given_up
+
+    @property
     def pid(self) -> int | None:
         """The kernel's process, while there is one."""
+        self._settle()
         return None if self._manager is None else self._manager.provisioner.pid
 
     def options(self, code: str) -> dict[str, Any]:
@@ -46,6 +53,7 @@ class Kernel:
     @contextmanager
     def serving(self, name: str, code: str, config: Any) -> Iterator[Any]:
         """Lend the kernel's manager to one run; after an error in the block the kernel is given up."""
+        self._settle()
         made_for = (name, code, dict(os.environ))
         if self._manager is not None and made_for != self._made_for:
             self.give_up("the package's code, the environment or the kernel's name changed")
@@ -66,13 +74,26 @@ class Kernel:
             self.give_up(f"{type(error).__name__}: {error}", at_once=True)
             raise
 
+    def ended(self, left: Callable[[], list[str]]) -> None:
+        """A run has ended; ``left`` waits for what of it stays, which is asked for before the kernel is used again.
+
+        What follows in this process, such as storing the run, meanwhile goes on.
+        """
+        self._left = left
+
+    def _settle(self) -> None:
+        left, self._left = self._left, None
+        if left is not None and (stays := left()):
+            self.give_up("; ".join(stays))
+
     def give_up(self, why: str, *, at_once: bool = False) -> None:
         """End the process, so that the next run starts another; ``at_once`` without a chance to clean up."""
-        self.given_up.append(why)
+        self._given_up.append(why)
         self._stop(at_once)
 
     def close(self) -> None:
         """End the kernel; a later run would start it again."""
+        self._settle()
         self._stop(at_once=False)
 
     def _stop(self, at_once: bool) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import time
+from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
@@ -13,7 +14,7 @@ from papermill.log import logger
 
 from anchorlens.warm import COLD
 
-PATIENCE = 300  # seconds for imports at the start, and for setting back at the end
+PATIENCE = 300.0  # seconds for imports at the start
 DRAIN = 600  # seconds in which what a cell has printed comes through after its end; nbclient's 4 are for 100 MB
 
 
@@ -29,6 +30,7 @@ class Client(PapermillNotebookClient):
 
     def papermill_execute_cells(self) -> None:
         self.require("printing.begin()")
+        _save_before_code(self.nb_man)
         super().papermill_execute_cells()
 
     def output(self, outs: list[Any], msg: dict[str, Any], display_id: str | None, cell_index: int) -> Any:
@@ -48,23 +50,27 @@ class Client(PapermillNotebookClient):
         Raises:
             WarmKernelError: with what it says, if it cannot.
         """
-        if said := self.ask(call):
+        if said := self.ask(call)():
             raise WarmKernelError(f"the kernel could not be made ready for this run: {'; '.join(said)}")
 
-    def ask(self, call: str) -> list[str]:
-        """What ``anchorlens.warm.<call>`` says in the kernel; how it failed, where it did."""
+    def ask(self, call: str, patience: float = PATIENCE) -> Callable[[], list[str]]:
+        """Ask the kernel for ``anchorlens.warm.<call>``; what is given waits for its answer, or how it failed."""
         kc: Any = self.kc
         module, _, function = call.partition(".")
         expression = f"__import__('importlib').import_module('anchorlens.warm.{module}').{function}"
         sent = kc.execute("", silent=True, store_history=False, user_expressions={"said": expression})
-        said = self._reply(sent)["content"].get("user_expressions", {}).get("said", {})
-        if said.get("status") != "ok":
-            return [f"{function.partition('(')[0]}: {said.get('ename')}: {said.get('evalue')}"]
-        return ast.literal_eval(said["data"]["text/plain"])
 
-    def _reply(self, sent: str) -> dict[str, Any]:
+        def answer() -> list[str]:
+            said = self._reply(sent, patience)["content"].get("user_expressions", {}).get("said", {})
+            if said.get("status") != "ok":
+                return [f"{function.partition('(')[0]}: {said.get('ename')}: {said.get('evalue')}"]
+            return ast.literal_eval(said["data"]["text/plain"])
+
+        return answer
+
+    def _reply(self, sent: str, patience: float) -> dict[str, Any]:
         kc: Any = self.kc
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + patience
         while time.monotonic() < until:
             try:
                 message = run_sync(kc.shell_channel.get_msg)(timeout=1)
@@ -73,7 +79,27 @@ class Client(PapermillNotebookClient):
                 continue
             if message["parent_header"].get("msg_id") == sent:
                 return message
-        raise DeadKernelError(f"the kernel did not answer within {PATIENCE} seconds")
+        raise DeadKernelError(f"the kernel did not answer within {patience:.0f} seconds")
+
+
+def _save_before_code(manager: Any) -> None:
+    """Have a run's notebook written when a code cell begins, and by papermill at the end.
+
+    That shows where the run is; papermill would write all of it twice for each cell, and for each piece of text.
+    """
+    save = manager.save
+
+    def writing(step: Callable[..., Any], when: bool) -> Callable[..., Any]:
+        def wrapped(cell: Any, *given: Any, **named: Any) -> Any:
+            manager.save = save if when and cell.cell_type == "code" else lambda **_: None
+            try:
+                return step(cell, *given, **named)
+            finally:
+                manager.save = save
+
+        return wrapped
+
+    manager.cell_start, manager.cell_complete = writing(manager.cell_start, True), writing(manager.cell_complete, False)
 
 
 def settings(

@@ -1,5 +1,6 @@
 """papermill's engine ``anchorlens``: runs a notebook in a kernel that is kept."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from papermill.engines import Engine
 
 from anchorlens.warm import ENGINE, Kernel, client
 
+SETTING_BACK = 60.0  # seconds until a kernel is given up that does not come to an end with a run
 _of_this_process = Kernel()  # for callers that know papermill alone
 
 
@@ -40,20 +42,27 @@ class WarmEngine(Engine):
             running = Client(nb_man, km=manager, kernel_name=kernel_name, **client.settings(**given))
             try:
                 running.execute()
-                left = _left(running)
-            finally:
+                kernel.ended(_left(running, running.ask("inside.end()", SETTING_BACK)))
+            except BaseException:
                 if running.kc is not None:
                     running.kc.stop_channels()
-        if left:
-            kernel.give_up("; ".join(left))
+                raise
 
 
-def _left(running: Client) -> list[str]:
+def _left(running: Client, answer: Callable[[], list[str]]) -> Callable[[], list[str]]:
     """What of a run stays in its kernel; the run itself is over, so a kernel that cannot say is no error of it."""
-    try:
-        return running.ask("inside.end()")
-    except (DeadKernelError, ValueError, KeyError, SyntaxError) as error:
-        return [f"end: {type(error).__name__}: {error}"]
+
+    kc: Any = running.kc
+
+    def left() -> list[str]:
+        try:
+            return answer()
+        except (DeadKernelError, ValueError, KeyError, SyntaxError) as error:
+            return [f"end: {type(error).__name__}: {error}"]
+        finally:
+            kc.stop_channels()
+
+    return left
 
 
 def register() -> None:
