@@ -1,9 +1,11 @@
 """Figures show the numbers of the frame they are given, and open from disk without a network."""
 
+import base64
 import json
 import math
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -135,7 +137,7 @@ def test_roles_stand_on_whatever_is_behind_them_light_or_dark():
 def test_a_figure_is_shown_as_wide_as_its_place_and_its_picture_as_wide_as_it_says(tmp_path, monkeypatch):
     drawn, wide = figures.information_flow(random_frame(range(1))), []
     monkeypatch.setattr(figures, "has_browser", lambda: True)
-    monkeypatch.setattr(figures.painting, "draw", lambda plain: wide.append(plain["layout"]["width"]) or b"")
+    monkeypatch.setattr(figures.painting, "begin", lambda plain: wide.append(plain["layout"]["width"]) or (lambda: b""))
     told: list[dict] = []
     monkeypatch.setattr("IPython.display.display", lambda shown, raw: told.append(shown))
     (folder := tmp_path / "run" / "key").mkdir(parents=True)
@@ -200,7 +202,7 @@ def test_a_saved_page_shares_one_script_of_the_store_and_asks_no_network(folder,
 @pytest.mark.parametrize("browser", [True, False])
 def test_a_picture_is_written_and_shown_exactly_where_there_is_a_browser(folder, monkeypatch, browser):
     monkeypatch.setattr(figures, "has_browser", lambda: browser)
-    monkeypatch.setattr(figures.painting, "draw", lambda figure: b"\x89PNG")
+    monkeypatch.setattr(figures.painting, "begin", lambda figure: lambda: b"\x89PNG")
     picture = {"image/png"} if browser else set()
     paths = figures.save(go.Figure(), folder, "flow")
     assert [path.name for path in paths] == ["flow.html", "flow.png"][: 1 + browser]
@@ -209,6 +211,34 @@ def test_a_picture_is_written_and_shown_exactly_where_there_is_a_browser(folder,
     monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
     figures.show(go.Figure(), folder, "flow")
     assert [set(data) for data in shown] == [{"application/vnd.plotly.v1+json"} | picture]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_while_one_figure_is_drawn_the_next_is_made_and_one_that_cannot_be_made_takes_no_other_along(
+    folder, monkeypatch, fails
+):
+    went: list[str] = []
+
+    def begin(plain):
+        title = plain["layout"]["title"]["text"]
+        went.append(f"begin {title}")
+        return lambda: went.append(f"wait {title}") or title.encode()
+
+    def made(title):
+        went.append(f"make {title}")
+        return go.Figure(layout={"title": title}) if title != "c" or not fails else go.Figure(layout={"nothing": 1})
+
+    monkeypatch.setattr(figures, "has_browser", lambda: True)
+    monkeypatch.setattr(figures.painting, "begin", begin)
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(base64.b64decode(data["image/png"])))
+    with pytest.raises(ValueError, match="nothing") if fails else nullcontext():
+        figures.show_all(folder, a=lambda: made("a"), b=lambda: made("b"), c=lambda: made("c"))
+    whole = ["make a", "begin a", "make b", "begin b", "make c", "begin c", "wait a", "wait b", "wait c"]
+    assert went == [each for each in whole if not fails or each not in ("begin c", "wait c")]
+    assert shown == [b"a", b"b", b"c"][: 2 if fails else 3]
+    assert (folder / "b.png").read_bytes() == b"b"
+    assert (folder / "b.html").is_file()
 
 
 def test_this_machine_writes_the_picture_that_it_says_it_can(folder):

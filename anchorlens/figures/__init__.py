@@ -3,7 +3,7 @@
 import base64
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ __all__ = [
     "saliency_maps",
     "save",
     "show",
+    "show_all",
 ]
 
 
@@ -50,24 +51,35 @@ def save(figure: go.Figure, folder: Path, name: str) -> list[Path]:
     The page shares plotly.min.js with all runs of the store, two folders up, and opens from disk without a network. The
     picture is as wide as the figure says, the page's figure as its window.
     """
-    return _save(json.loads(figure.to_json() or "{}"), Path(folder), name)
+    return _save(_plain(figure), Path(folder), name)()
 
 
-def _save(plain: Mapping[str, Any], folder: Path, name: str) -> list[Path]:
+def _plain(figure: go.Figure) -> dict[str, Any]:
+    return json.loads(figure.to_json() or "{}")
+
+
+def _save(plain: Mapping[str, Any], folder: Path, name: str) -> Callable[[], list[Path]]:
+    """Have the browser draw, and write the page; what is given waits for the picture."""
+    drawn = painting.begin(plain) if has_browser() else None
     script = folder.parent.parent / "plotly.min.js"
     if not script.is_file():
         with tempfile.NamedTemporaryFile("w", dir=script.parent, delete=False, encoding="utf-8") as file:
             file.write(get_plotlyjs())
         Path(file.name).chmod(0o644)
         Path(file.name).replace(script)  # at once: others share it
-    paths = [folder / f"{name}.html"]
+    page, picture = folder / f"{name}.html", folder / f"{name}.png"
     beside: Any = "../../plotly.min.js"  # plotly declares a bool
-    page = pio.to_html(fluid(plain), include_plotlyjs=beside, full_html=True, validate=False)
-    paths[0].write_text(page, encoding="utf-8")
-    if has_browser():
-        paths.append(folder / f"{name}.png")
-        paths[-1].write_bytes(painting.draw(plain))
-    return paths
+    page.write_text(
+        pio.to_html(fluid(plain), include_plotlyjs=beside, full_html=True, validate=False), encoding="utf-8"
+    )
+
+    def written() -> list[Path]:
+        if drawn is None:
+            return [page]
+        picture.write_bytes(drawn())
+        return [page, picture]
+
+    return written
 
 
 def fluid(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,11 +93,22 @@ def show(figure: go.Figure, folder: Path, name: str) -> None:
 
     plotly's own renderers would draw the PNG a second time, or write 5 MB of script into every notebook.
     """
+    show_all(folder, **{name: lambda: figure})
+
+
+def show_all(folder: Path, **figures: Callable[[], go.Figure]) -> None:
+    """``show`` what each of ``figures`` (by name) makes; while the browser draws one, the next is made."""
     from IPython.display import display
 
-    plain = json.loads(figure.to_json() or "{}")
-    shown: dict[str, Any] = {"application/vnd.plotly.v1+json": fluid(plain)}
-    for path in _save(plain, Path(folder), name):
-        if path.suffix == ".png":
-            shown["image/png"] = base64.b64encode(path.read_bytes()).decode()
-    display(shown, raw=True)
+    begun = []
+    try:
+        for name, make in figures.items():
+            plain = _plain(make())
+            begun.append((plain, _save(plain, Path(folder), name)))
+    finally:  # those before one that cannot be made are there
+        for plain, written in begun:
+            shown: dict[str, Any] = {"application/vnd.plotly.v1+json": fluid(plain)}
+            for path in written():
+                if path.suffix == ".png":
+                    shown["image/png"] = base64.b64encode(path.read_bytes()).decode()
+            display(shown, raw=True)

@@ -4,7 +4,7 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -24,17 +24,27 @@ def draw(figure: Mapping[str, Any], *, scale: int = 2) -> bytes:
         Exception: of kaleido's, where the browser cannot be started, or does not draw it; the next call starts another
             browser, as it does where the browser has ended meanwhile.
     """
+    return begin(figure, scale=scale)()
+
+
+def begin(figure: Mapping[str, Any], *, scale: int = 2) -> Callable[[], bytes]:
+    """As ``draw``, without waiting for the browser: what is given waits. Figures are drawn in the order of calls."""
     painter = current()
     if painter is not None and not painter.well():
         close()
         painter = None
     if painter is None:
         painter = _held.painters[os.getpid()] = Painter()
-    try:
-        return painter.draw(figure, scale=scale)
-    except BaseException:
-        close()
-        raise
+    waited = painter.begin(figure, scale=scale)
+
+    def drawn() -> bytes:
+        try:
+            return waited()
+        except BaseException:
+            close()
+            raise
+
+    return drawn
 
 
 def current() -> "Painter | None":
@@ -62,8 +72,8 @@ class Painter:
         self.threads: set[threading.Thread] = set()
         self.processes: set[psutil.Process] = set()
         try:
-            self._kaleido = self._wait(_opened())
-            self.draw({"data": [], "layout": {}}, scale=1)  # then all that it takes is there
+            self._kaleido = self._begin(_opened())()
+            self.begin({"data": [], "layout": {}}, scale=1)()  # then all that it takes is there
         except BaseException:
             self.close()
             raise
@@ -73,27 +83,31 @@ class Painter:
         """Whether all of it goes on."""
         return all(each.is_alive() for each in self.threads) and all(each.is_running() for each in self.processes)
 
-    def draw(self, figure: Mapping[str, Any], *, scale: int) -> bytes:
-        return self._wait(self._kaleido.calc_fig(dict(figure), opts={"format": "png", "scale": scale}))
+    def begin(self, figure: Mapping[str, Any], *, scale: int) -> Callable[[], bytes]:
+        return self._begin(self._kaleido.calc_fig(dict(figure), opts={"format": "png", "scale": scale}))
 
     def close(self) -> None:
         family = [each for first in self.processes if first.is_running() for each in (first, *_descendants(first))]
         with suppress(Exception):  # it may not end by itself
             if self._kaleido is not None:
-                self._wait(self._kaleido.close())
+                self._begin(self._kaleido.close())()
         for each in family:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
 
-    def _wait(self, what: Coroutine[Any, Any, Any]) -> Any:
+    def _begin(self, what: Coroutine[Any, Any, Any]) -> Callable[[], Any]:
         waited = asyncio.run_coroutine_threadsafe(what, self._loop)
-        try:
-            return waited.result(PATIENCE)
-        except BaseException:
-            waited.cancel()
-            raise
+
+        def result() -> Any:
+            try:
+                return waited.result(PATIENCE)
+            except BaseException:
+                waited.cancel()
+                raise
+
+        return result
 
 
 def _descendants(process: psutil.Process) -> list[psutil.Process]:

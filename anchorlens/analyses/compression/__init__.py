@@ -38,6 +38,7 @@ PAPER = {  # table 2: label loyalty and word loyalty in per cent, GPT2-XL and GP
     "hidden_random": ((48.96, 5.59), (49.03, 2.16)),
     "hidden_random_top": ((57.52, 4.49), (71.10, 11.36)),
 }
+Rows = dict[str, np.ndarray]  # columns of ``COLUMNS``; there are many arms, and a frame of each would take as long
 _OWN = {"format_only": "the template alone", "label_only": "label words alone"}
 
 
@@ -59,27 +60,24 @@ class _Asked:
     queries: list[Queries]
     icl: Answers
 
-    def rows(self, said: Answers, arm: str, positions: str, draw: int, tokens: int) -> pd.DataFrame:
+    def rows(self, said: Answers, arm: str, positions: str, draw: int, tokens: int) -> Rows:
         """``said`` against the whole prompts' answers, one row per prompt."""
         predicted, gold = said.predicted.numpy(), said.gold.numpy()
-        frame = pd.DataFrame(
-            {
-                "example": said.example.numpy(),
-                "seed": self.group.seed,
-                "gold": gold,
-                "predicted": predicted,
-                "arm": arm,
-                "positions": positions,
-                "draw": draw,
-                "label_loyal": predicted == self.icl.predicted.numpy(),
-                "word_loyalty": metrics.jaccard(self.icl.top.numpy(), said.top.numpy()),
-                "correct": predicted == gold,  # never so where gold is unknown (-1)
-                "tokens_kept": tokens,
-            }
-        )
-        return frame.astype(COLUMNS)
+        return {
+            "example": said.example.numpy(),
+            "seed": np.full(len(gold), self.group.seed),
+            "gold": gold,
+            "predicted": predicted,
+            "arm": np.full(len(gold), arm, dtype=object),
+            "positions": np.full(len(gold), positions, dtype=object),
+            "draw": np.full(len(gold), draw),
+            "label_loyal": predicted == self.icl.predicted.numpy(),
+            "word_loyalty": metrics.jaccard(self.icl.top.numpy(), said.top.numpy()),
+            "correct": predicted == gold,  # never so where gold is unknown (-1)
+            "tokens_kept": np.full(len(gold), tokens),
+        }
 
-    def keeping(self, of: _Kept, rule: str) -> pd.DataFrame:
+    def keeping(self, of: _Kept, rule: str) -> Rows:
         """Rows when the queries see the kept tokens alone."""
         first = self.group.length if rule == "continue" else 0
         positions, longest = of.positions.to(device_of(self.model)), self.group.longest
@@ -151,23 +149,23 @@ def compression(
     anchored = kept.by_role(group, "hidden_anchor", as_published=as_published)
     drawn = _drawn(group, draws, chosen)
     asked = _ask(model, group, batch_tokens)
-    frames = [asked.rows(asked.icl, "icl", "none", -1, group.length)]
+    found = [asked.rows(asked.icl, "icl", "none", -1, group.length)]
     for rule in rules:
-        frames.append(asked.keeping(_Kept("hidden_anchor", -1, anchored), rule))
+        found.append(asked.keeping(_Kept("hidden_anchor", -1, anchored), rule))
         random = [_Kept("hidden_random", n, kept.with_random(group, each, anchored)) for n, each in enumerate(drawn)]
         of_each = [asked.keeping(each, rule) for each in random]
-        frames += of_each
+        found += of_each
         if drawn and not as_published:
-            frames.append(_best(of_each))
-        frames += [asked.keeping(_Kept(arm, -1, kept.by_role(group, arm)), rule) for arm in _OWN]
+            found.append(_best(of_each))
+        found += [asked.keeping(_Kept(arm, -1, kept.by_role(group, arm)), rule) for arm in _OWN]
     if drawn and as_published:
         grown = [{position for one in drawn[: n + 1] for position in one} for n in range(len(drawn))]
         growing = [_Kept("hidden_random", n, kept.with_random(group, each, anchored)) for n, each in enumerate(grown)]
         for rule in ("continue",) if positions == "both" else rules:
-            frames.append(_best([asked.keeping(each, rule) for each in growing]))
+            found.append(_best([asked.keeping(each, rule) for each in growing]))
     if texts := list(texts(group.prompts) if callable(texts) else texts):
-        frames.append(_as_text(asked, texts, batch_tokens))
-    return pd.concat(frames, ignore_index=True)
+        found.append(_as_text(asked, texts, batch_tokens))
+    return pd.DataFrame({name: np.concatenate([rows[name] for rows in found]) for name in COLUMNS}).astype(COLUMNS)
 
 
 def _rules(model: Lens, positions: str, as_published: bool) -> tuple[str, ...]:
@@ -207,13 +205,14 @@ def _joined(said: Sequence[Answers]) -> Answers:
     return Answers(*(torch.cat([getattr(each, name) for each in said])[order].cpu() for name in names))
 
 
-def _best(of_each: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The most loyal draw; ``idxmax`` and ``argmax`` alike take the first of equals."""
-    loyalty = [frame["label_loyal"].mean() for frame in of_each]
-    return of_each[int(np.argmax(loyalty))].assign(arm="hidden_random_top").astype(COLUMNS)
+def _best(of_each: Sequence[Rows]) -> Rows:
+    """The most loyal draw, the first of equals."""
+    loyalty = [rows["label_loyal"].mean() for rows in of_each]
+    best = of_each[int(np.argmax(loyalty))]
+    return {**best, "arm": np.full_like(best["arm"], "hidden_random_top")}
 
 
-def _as_text(asked: _Asked, texts: Iterable[Prompt], batch_tokens: int) -> pd.DataFrame:
+def _as_text(asked: _Asked, texts: Iterable[Prompt], batch_tokens: int) -> Rows:
     wanted = {prompt.example for prompt in asked.group.prompts}
     own = [prompt for prompt in texts if prompt.seed == asked.group.seed and prompt.example in wanted]
     if missing := sorted(wanted - {prompt.example for prompt in own}):
@@ -259,12 +258,13 @@ def stated(frame: pd.DataFrame) -> pd.DataFrame:
     arms = [arm for arm in (*list(PAPER)[1:], *_OWN) if arm in held]
     published = [arm for arm in arms if arm in PAPER]
     pairs = [("label_loyal", arm) for arm in arms] + [("word_loyalty", arm) for arm in published]
-    rows = [_compared(frame, rule, arm, measure) for rule in rules for measure, arm in pairs]
+    means = _by_prompt(frame)
+    rows = [_compared(means, rule, arm, measure) for rule in rules for measure, arm in pairs]
     return pd.DataFrame(rows, columns=["claim", "found", "holds"]).astype({"claim": "str", "found": "str"})
 
 
-def _compared(frame: pd.DataFrame, rule: str, arm: str, measure: str) -> tuple[str, str, bool]:
-    anchored, other = _by_prompt(frame, "hidden_anchor", rule, measure), _by_prompt(frame, arm, rule, measure)
+def _compared(means: pd.DataFrame, rule: str, arm: str, measure: str) -> tuple[str, str, bool]:
+    anchored, other = (_under(means, one, rule)[measure] for one in ("hidden_anchor", arm))
     gap = (anchored - other).dropna()
     error = 2 * gap.std() / len(gap) ** 0.5 if len(gap) > 1 else np.inf
     n, what = (0, "label loyalty") if measure == "label_loyal" else (1, "word loyalty")
@@ -281,9 +281,14 @@ def _compared(frame: pd.DataFrame, rule: str, arm: str, measure: str) -> tuple[s
     )
 
 
-def _by_prompt(frame: pd.DataFrame, arm: str, rule: str, measure: str) -> pd.Series:
-    """Mean over draws, under one rule of positions or, where the arm has no rows of it, under the one that it has."""
-    own = frame[frame["arm"] == arm]
-    under = own[own["positions"] == rule]
-    each = (own if under.empty else under).set_index(["seed", "example"])[measure].astype("float64")
-    return pd.Series(each.groupby(level=["seed", "example"]).mean())
+def _by_prompt(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean loyalties over draws, by arm, positions, seed and example."""
+    values = frame.astype({"label_loyal": "float64", "word_loyalty": "float64"})
+    by = ["arm", "positions", "seed", "example"]
+    return pd.DataFrame(values.groupby(by)[["label_loyal", "word_loyalty"]].mean())
+
+
+def _under(means: pd.DataFrame, arm: str, rule: str) -> pd.DataFrame:
+    """Those of an arm by seed and example, under one rule of positions or, where it has none of it, under its own."""
+    own = means.loc[arm]
+    return own.loc[rule if rule in own.index.unique("positions") else own.index.unique("positions")[0]]

@@ -103,7 +103,7 @@ def stated(table: pd.DataFrame) -> pd.DataFrame:
         ("icl", f"whole prompts (tables 3 and 6: {PAPER[0]} to {PAPER[1]} times)"),
         ("icl_cached", "whole prompts with cached demonstrations (not in the paper)"),
     ):
-        speed = seconds[arm] / seconds["hidden_anchor"]
+        speed = pd.Series(seconds[arm] / seconds["hidden_anchor"])
         found = ", ".join(f"{each:.1f} times with {size} at a time" for size, each in speed.items())
         rows.append(
             (
