@@ -227,17 +227,18 @@ def capturing(model: Any, site: Site, layers: Iterable[int], *, grad: bool = Fal
         RuntimeError: with ``grad`` where gradients are switched off.
     """
     kept: dict[int, Tensor] = {}
-
-    def keep(act: Tensor, hook: Any, *, layer: int) -> Tensor | None:
-        if not grad:
-            kept[layer] = act.detach()
-            return None
-        kept[layer] = act = _tracked(act, site)
-        act.retain_grad()
-        return act
-
+    keep = partial(_keep, kept=kept, site=site, grad=grad)
     with model.hooks(fwd_hooks=[(site.at(layer), partial(keep, layer=layer)) for layer in _checked(model, layers)]):
         yield kept
+
+
+def _keep(act: Tensor, hook: Any, *, layer: int, kept: dict[int, Tensor], site: Site, grad: bool) -> Tensor | None:
+    if not grad:
+        kept[layer] = act.detach()
+        return None
+    kept[layer] = act = _tracked(act, site)
+    act.retain_grad()
+    return act
 
 
 @contextmanager
@@ -248,11 +249,13 @@ def watching(model: Any, site: Site, layers: Iterable[int], consume: Callable[[i
         ValueError: for a layer that the model does not have.
     """
 
-    def show(act: Tensor, hook: Any, *, layer: int) -> None:
-        consume(layer, act.detach())
-
+    show = partial(_show, consume=consume)
     with model.hooks(fwd_hooks=[(site.at(layer), partial(show, layer=layer)) for layer in _checked(model, layers)]):
         yield
+
+
+def _show(act: Tensor, hook: Any, *, layer: int, consume: Callable[[int, Tensor], None]) -> None:
+    consume(layer, act.detach())
 
 
 @contextmanager
@@ -269,12 +272,13 @@ def differentiating(
         RuntimeError: where gradients are switched off.
     """
 
-    def watch(act: Tensor, hook: Any, *, layer: int) -> Tensor:
-        act = _tracked(act, site)
-        return _Watched.apply(act, layer, consume)
-
+    watch = partial(_watch, site=site, consume=consume)
     with model.hooks(fwd_hooks=[(site.at(layer), partial(watch, layer=layer)) for layer in _checked(model, layers)]):
         yield
+
+
+def _watch(act: Tensor, hook: Any, *, layer: int, site: Site, consume: Callable[[int, Tensor, Tensor], None]) -> Tensor:
+    return _Watched.apply(_tracked(act, site), layer, consume)
 
 
 class _Watched(torch.autograd.Function):

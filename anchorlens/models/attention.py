@@ -6,6 +6,7 @@ and goes eight times over the scores.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -127,12 +128,14 @@ def _hidden(
 ) -> Bool[Tensor, "#batch 1 query key"] | None:
     """True where a token does not see another: a later one, one beyond its window, or padding; None: they see all."""
 
-    def make() -> Tensor | None:
-        seen = self._make_causal_mask(n, before + n, before, device)
-        seen = seen if mask is None else seen & mask[:, None, None].bool().to(device)
-        return None if seen.all() else ~seen
-
+    make = partial(_covered, self, mask, before, n, device)
     return self.sight.of(mask, before, n, ("hidden", self.attn_type, device), make)
+
+
+def _covered(self: Any, mask: Tensor | None, before: int, n: int, device: torch.device) -> Tensor | None:
+    seen = self._make_causal_mask(n, before + n, before, device)
+    seen = seen if mask is None else seen & mask[:, None, None].bool().to(device)
+    return None if seen.all() else ~seen
 
 
 class _Tables(NamedTuple):
@@ -152,16 +155,8 @@ def _rotated(
     if before + n > len(self.rotary_cos):
         self._extend_rotary_embeddings(min(self.cfg.n_ctx, max(before + n, 2 * len(self.rotary_cos))))
 
-    def make() -> _Tables:
-        places = torch.arange(before + n)[None] if mask is None else get_offset_position_ids(0, mask)
-        at = places.to(self.rotary_cos.device)
-        cosine, sine = self.rotary_cos[at][:, :, None], signed(self.rotary_sin[at], adjacent=adjacent)[:, :, None]
-        alike = bool((places[:, :before] == places[:1, :before]).all())
-        return _Tables(
-            (cosine, sine), (cosine[:, before:], sine[:, before:]), (cosine[:1, :before], sine[:1, :before]), alike
-        )
-
-    tables = self.sight.of(mask, before, n, ("places", self.attn_type, len(self.rotary_cos), q.device), make)
+    key = ("places", self.attn_type, len(self.rotary_cos), q.device)
+    tables = self.sight.of(mask, before, n, key, partial(_tables, self, mask, before, n))
     if past is not None and not tables.alike:
         k, past = _behind(past, k), None
     q = self.hook_rot_q(turned(q, *tables.new, adjacent=adjacent))
@@ -170,6 +165,16 @@ def _rotated(
         held = turned(past[:1], *tables.held, adjacent=adjacent)
         k = _behind(held.expand(len(k), -1, -1, -1), k)
     return q, self.hook_rot_k(k)
+
+
+def _tables(self: Any, mask: Tensor | None, before: int, n: int) -> _Tables:
+    places = torch.arange(before + n)[None] if mask is None else get_offset_position_ids(0, mask)
+    at = places.to(self.rotary_cos.device)
+    cosine, sine = self.rotary_cos[at], signed(self.rotary_sin[at], adjacent=self.cfg.rotary_adjacent_pairs)
+    cosine, sine = cosine[:, :, None], sine[:, :, None]
+    alike = bool((places[:, :before] == places[:1, :before]).all())
+    new, held = (cosine[:, before:], sine[:, before:]), (cosine[:1, :before], sine[:1, :before])
+    return _Tables((cosine, sine), new, held, alike)
 
 
 def _behind(past: Tensor, new: Tensor) -> Float[Tensor, "batch key kv_head d_head"]:

@@ -188,11 +188,12 @@ class Hooked:
         if memory is None or memory.shift == 0:
             return nullcontext()
         positions = memory.mask.sum(1, keepdim=True) + (mask.cumsum(1) - 1).clamp(min=0) + memory.shift
+        place = partial(_placed, learned=self.model.pos_embed.W_pos, positions=positions)
+        return self.hooks(fwd_hooks=[("hook_pos_embed", place)])
 
-        def place(embedded: Tensor, hook: Any, *, learned: Tensor) -> Tensor:
-            return learned[positions]
 
-        return self.hooks(fwd_hooks=[("hook_pos_embed", partial(place, learned=self.model.pos_embed.W_pos))])
+def _placed(embedded: Tensor, hook: Any, *, learned: Tensor, positions: Tensor) -> Tensor:
+    return learned[positions]
 
 
 def _turned(
