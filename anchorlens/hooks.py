@@ -146,7 +146,8 @@ class Scale:
     ) -> Float[Tensor, "batch head query key"]:
         _same_batch(self, self.query, pattern)
         _same_batch(self, self.keys, pattern)
-        _inside(self, *self._span, pattern)
+        if self.query.numel():
+            _inside(self, *self._span, pattern)
         batch, head = pattern.shape[:2]
         cells = (
             torch.arange(batch, device=pattern.device)[:, None, None],

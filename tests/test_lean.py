@@ -346,6 +346,38 @@ def test_prompts_whose_memories_begin_with_padding_of_different_length_are_place
     assert_close(told(model, expanded=False), want, rtol=1e-11, atol=1e-12)
 
 
+def test_padding_beyond_a_window_sees_nothing_and_does_no_harm(tokens):
+    """Padding after a memory that lies further back than the window: its rows are empty, others read their values."""
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache as Cache
+
+    def told(model):
+        cache = Cache.init_cache(model.cfg, "cpu", 2)
+        model(tokens[:, :6], attention_mask=torch.ones(2, 6, dtype=torch.int64), past_kv_cache=cache)
+        cache.freeze()
+        mask = torch.ones(2, 10, dtype=torch.int64)
+        mask[0, :7] = 0
+        return model(tokens[:, 6:16], attention_mask=mask, past_kv_cache=cache)
+
+    model = built(**ATTENTION["windows"])
+    want = told(model)
+    lean(model)
+    assert_close(told(model), want, rtol=1e-11, atol=1e-12)
+    assert want.isfinite().all()
+
+
+def test_a_model_that_was_changed_between_two_passes_is_run_as_it_is_now(tokens):
+    model = built(**ATTENTION["windows"])
+    plain = deepcopy(model)
+    lean(model)
+    model(tokens)
+    for each in (plain, model):
+        each.cfg.window_size = 2
+        for block in each.blocks:
+            block.attn.cfg.window_size = 2
+            block.attn.rotary_cos, block.attn.rotary_sin = block.attn.rotary_sin, block.attn.rotary_cos
+    assert_close(model(tokens), plain(tokens), rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize("changes", [{}, ATTENTION["rotary, halves"]], ids=["learned positions", "rotary"])
 def test_a_mask_that_was_changed_in_place_and_prompts_of_another_length_count_anew(changes, tokens):
     model, mask = built(**changes), torch.ones_like(tokens)

@@ -30,6 +30,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **{**LONG, "num_attention_heads": 3, "rotary_pct": 0.5},
     },
     "Llama": {**LLAMA, **LONG, "num_key_value_heads": 2},
+    "Llama, one key": {**LLAMA, **LONG, "num_key_value_heads": 1},
 }
 
 

@@ -180,6 +180,25 @@ def test_a_run_is_stored_while_the_kernel_removes_its_traces(kernel, folder, unt
     assert asked == [1], "once"
 
 
+def test_a_kernel_of_which_nobody_could_wait_what_stays_is_not_used_again():
+    kernel = warm.Kernel()
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    kernel.ended(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        kernel.close()
+    assert kernel.given_up == ["KeyboardInterrupt: "]
+
+
+def test_a_fork_does_not_ask_its_owners_kernel(monkeypatch):
+    kernel = warm.Kernel()
+    kernel.ended(lambda: pytest.fail("asked"))
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    kernel.close()
+
+
 @pytest.mark.parametrize("kept", [False, True], ids=["cold", "warm"])
 def test_the_notebook_is_written_when_a_code_cell_begins_and_at_the_end(kernel, folder, monkeypatch, kept):
     from papermill import engines

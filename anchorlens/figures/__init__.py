@@ -96,7 +96,7 @@ def show(figure: go.Figure, folder: Path, name: str) -> None:
     show_all(folder, **{name: lambda: figure})
 
 
-def show_all(folder: Path, **figures: Callable[[], go.Figure]) -> None:
+def show_all(folder: Path, /, **figures: Callable[[], go.Figure]) -> None:
     """``show`` what each of ``figures`` (by name) makes; while the browser draws one, the next is made."""
     from IPython.display import display
 

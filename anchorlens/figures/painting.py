@@ -5,6 +5,7 @@ import atexit
 import os
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -40,8 +41,13 @@ def begin(figure: Mapping[str, Any], *, scale: int = 2) -> Callable[[], bytes]:
     def drawn() -> bytes:
         try:
             return waited()
-        except BaseException:
-            close()
+        except BaseException as error:
+            if current() is painter:
+                close()
+            else:
+                painter.close()
+            if isinstance(error, CancelledError):
+                raise RuntimeError("the browser that was to draw a figure has ended: run the cell again.") from error
             raise
 
     return drawn

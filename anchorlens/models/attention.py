@@ -2,6 +2,8 @@
 
 transformer-lens works out masks and positions in every layer, rotates what all queries share once for each of them,
 and goes eight times over the scores.
+
+With gradients, a hook that changes a pattern must give a new tensor: the softmax keeps the one that it is shown.
 """
 
 from collections.abc import Callable, Iterator
@@ -81,6 +83,8 @@ def _forward(
     position_bias: Tensor | None = None,
 ) -> Float[Tensor, "batch query d_model"]:
     entry, mask = past_kv_cache_entry, attention_mask
+    if self.layer_id == 0:
+        self.sight.forget()  # of a pass before, after which somebody may have changed the model
     if self.cfg.use_attn_result or additive_attention_mask is not None or position_bias is not None:
         return self.heavy(query_input, key_input, value_input, entry, additive_attention_mask, mask, position_bias)
     q, k, v = self.calculate_qkv_matrices(query_input, key_input, value_input)
@@ -117,8 +121,9 @@ def _attended(
         scores.masked_fill_(hidden, -torch.inf)
     pattern = self.hook_attn_scores(scores).softmax(-1)
     del scores
-    if self.hook_attn_scores.has_hooks() or (mask is not None and before == 0):
-        pattern = pattern.masked_fill(pattern.isnan(), 0)  # what sees nothing, as padding in front, reads nothing
+    blind = mask is not None and (before == 0 or self.attn_type == "local")  # padding, in front or beyond a window
+    if blind or self.hook_attn_scores.has_hooks():
+        pattern = pattern.masked_fill(pattern.isnan(), 0)  # what sees nothing reads nothing
     pattern = self.hook_pattern(pattern).to(v)
     return (pattern.reshape(*each, pattern.shape[3]) @ v).view(*heads, -1)
 

@@ -23,7 +23,7 @@ _SHARED = ("W_Q", "W_K", "W_V", "_W_K", "_W_V")  # underscored where several hea
 def lean(model: Any) -> None:
     """Make a HookedTransformer lean, in place; parameters keep their names, shapes and values, hooks what they see.
 
-    Results differ by rounding where a norm or GELU is computed in one step, and are the same to the bit elsewhere.
+    Results differ by rounding, since norms, GELU and attention take fewer steps; hooks change no bit of them.
     """
     for module in model.modules():
         if type(module) in _NORMS:

@@ -38,10 +38,11 @@ def _layer(shape: Shape, rows: int, length: int, before: int, kept: int = 0) -> 
         kept * shared + (4 if shape.parallel or shape.gated else 5) * stream + (4 if shape.gated else 2) * inner,
         kept * shared + 6 * stream,
     ]
+    tables = 2 * rows * reach * shape.rotary  # of the rotation, kept all through the pass
     if shape.rotary:
-        turned, tables = 4 * shape.rotary / shape.d_head, 2 * rows * reach * shape.rotary
-        moments.append(4 * stream + heads + (kept or 2) * shared + turned * (shared if kept else new) + tables)
-    return float(max(moments) * shape.itemsize)
+        turned = 4 * shape.rotary / shape.d_head
+        moments.append(4 * stream + heads + (kept or 2) * shared + turned * (shared if kept else new))
+    return float((max(moments) + tables) * shape.itemsize)
 
 
 def _sizes(shape: Shape, rows: int, length: int, reach: int) -> tuple[int, int, int, int]:
@@ -123,7 +124,8 @@ def preparing(shape: Shape, rows: int, length: int, before: int, prompts: int) -
     """Peak of making ``prompts`` ready for training: each with its memory, of which there are two for a moment."""
     shown, each = memory_bytes(shape, before), memory_bytes(shape, before + length - 1)
     earlier = max(0, prompts - rows) * each
-    return shown + max(earlier + remembering(shape, rows, length - 1, before), 2.0 * prompts * each)
+    ready = shown + max(earlier + remembering(shape, rows, length - 1, before), 2.0 * prompts * each)
+    return max(demonstrating(shape, before), ready)
 
 
 def reweighting(shape: Shape, rows: int, length: int, before: int, training: int) -> float:

@@ -6,7 +6,7 @@ in any other way than by its last cell or an error in a cell, the kernel is give
 
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -23,7 +23,8 @@ class Kernel:
     def __init__(self) -> None:
         self.starts = 0
         self._given_up: list[str] = []
-        self._left: Callable[[], list[str]] | None = None  # of a run whose traces the kernel is still removing
+        self._waits: list[Callable[[], list[str]]] = []  # for a run whose traces the kernel is still removing
+        self._owner = os.getpid()
         self._manager: Any = None
         self._made_for: Any = None
         self._ending: weakref.finalize | None = None
@@ -66,7 +67,7 @@ class Kernel:
                 kernel_name=name, config=config, client_class="anchorlens.warm.ready.Client"
             )
             self._made_for = made_for
-            self._ending = weakref.finalize(self, _end, self._manager, os.getpid())
+            self._ending = weakref.finalize(self, _end, self._manager, os.getpid(), self._waits)
             self.starts += 1
         try:
             yield self._manager
@@ -79,12 +80,19 @@ class Kernel:
 
         What follows in this process, such as storing the run, meanwhile goes on.
         """
-        self._left = left
+        self._waits.append(left)
 
     def _settle(self) -> None:
-        left, self._left = self._left, None
-        if left is not None and (stays := left()):
-            self.give_up("; ".join(stays))
+        if os.getpid() != self._owner:
+            self._waits.clear()  # a fork cannot ask the owner's kernel
+        while self._waits:
+            try:
+                stays = self._waits.pop()()
+            except BaseException as error:  # then nobody knows what stays
+                self.give_up(f"{type(error).__name__}: {error}", at_once=True)
+                raise
+            if stays:
+                self.give_up("; ".join(stays))
 
     def give_up(self, why: str, *, at_once: bool = False) -> None:
         """End the process, so that the next run starts another; ``at_once`` without a chance to clean up."""
@@ -99,7 +107,7 @@ class Kernel:
     def _stop(self, at_once: bool) -> None:
         if self._ending is not None:
             self._ending.detach()
-            _end(self._manager, os.getpid(), at_once)
+            _end(self._manager, os.getpid(), at_once=at_once)
         self._manager = self._made_for = self._ending = None
 
 
@@ -127,10 +135,13 @@ def _alive(manager: Any) -> bool:
     return run_sync(manager.is_alive)()
 
 
-def _end(manager: Any, owner: int, at_once: bool = False) -> None:
-    """End a kernel with all that it started; it may be dead already."""
+def _end(manager: Any, owner: int, waits: Iterable[Callable[[], list[str]]] = (), at_once: bool = False) -> None:
+    """End a kernel with all that it started; it may be dead already, or still removing a run's traces."""
     if os.getpid() != owner or manager.provisioner is None or manager.provisioner.pid is None:
         return  # a fork of the owner must not end the owner's kernel
+    for left in waits:
+        with suppress(Exception):
+            left()
     import psutil
     from jupyter_core.utils import run_sync
 

@@ -9,7 +9,7 @@ from papermill.engines import Engine
 
 from anchorlens.warm import ENGINE, Kernel, client
 
-SETTING_BACK = 60.0  # seconds until a kernel is given up that does not come to an end with a run
+SETTING_BACK = 600.0  # seconds until a kernel is given up; the weights of a large model are summed meanwhile
 _of_this_process = Kernel()  # for callers that know papermill alone
 
 
