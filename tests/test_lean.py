@@ -403,6 +403,7 @@ def test_a_pass_in_inference_mode_does_not_get_in_the_way_of_gradients(tokens):
     lean(model)
     with torch.inference_mode():
         want = model(tokens)
+        assert_close(model(tokens, attention_mask=torch.ones_like(tokens)), want)
     assert_close(products(model, tokens)[0], want[:, -1].clone(), rtol=1e-11, atol=1e-12)
 
 
