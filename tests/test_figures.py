@@ -3,11 +3,13 @@
 import base64
 import json
 import math
+import os
 import re
 import sys
+from concurrent.futures import CancelledError
 from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -296,6 +298,38 @@ def test_a_browser_that_ended_gives_way_to_another(painting):
     psutil.wait_procs(started, timeout=10)
     assert painting.draw(bar("red")).startswith(b"\x89PNG")
     assert not painting.current().processes & started
+
+
+def test_a_picture_that_is_lost_takes_no_other_browser_along(monkeypatch):
+    class Painter:
+        open = True
+
+        def well(self):
+            return self.open
+
+        def begin(self, figure, *, scale):
+            def drawn():
+                if figure["lost"]:
+                    raise CancelledError
+                return b"\x89PNG"
+
+            return drawn
+
+        def close(self):
+            self.open = False
+
+    painting = figures.painting
+    monkeypatch.setattr(painting, "_held", SimpleNamespace(painters={os.getpid(): (first := Painter())}))
+    lost = painting.begin({"lost": True})
+    first.open = False  # it ended, and the next figure gets another browser
+    monkeypatch.setattr(painting, "Painter", Painter)
+    drawn, second = painting.begin({"lost": False}), painting.current()
+    assert second is not first
+    with pytest.raises(RuntimeError, match="has ended: run the cell again"):
+        lost()
+    assert painting.current() is second
+    assert second.open
+    assert drawn() == b"\x89PNG"
 
 
 def test_a_browser_that_stands_still_is_an_error_and_gives_way_to_another(painting, monkeypatch):
