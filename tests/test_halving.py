@@ -61,7 +61,7 @@ def test_later_batches_are_no_larger_than_what_then_fits():
     assert [len(each) for each in tried] == [4, 2, 2, 2, 2, 2, 2], "only the first was too large"
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=50)
 @given(sizes=st.lists(st.integers(1, 9), max_size=5), limit=st.integers(1, 9))
 def test_every_prompt_is_run_to_its_end_exactly_once(sizes, limit):
     run, _ = short_of_memory(limit)

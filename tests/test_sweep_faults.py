@@ -110,7 +110,7 @@ def test_what_a_notebook_forks_does_not_outlive_the_sweep_and_what_it_prints_doe
     sweeps.is_as(undisturbed.tables(), cached=3)
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_sweep_that_is_told_to_end_says_so_and_goes_on_later(undisturbed, sweeps, told):
     sweeps.trouble.write_text("time.sleep(600) if limit == 2 else None")
     sweeps.begin = lambda: signal.signal(told, signal.SIG_DFL)  # which a shell's background job may ignore
