@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 CONTRACT := tests/test_families.py tests/test_family_analyses.py tests/test_*released.py tests/test_information_flow.py \
 	tests/test_extraction.py
 
-.PHONY: demo test test4 test-faults test-slow test-lab fix bench scaling pictures docs toy clean
+.PHONY: demo test test4 test-faults test-slow test-lab test-gpu fix bench scaling pictures docs toy clean
 
 demo: .venv/demo  ## set up, then run every notebook on the shipped toy model and make the report
 	$(BIN)/anchorlens demo
@@ -54,6 +54,9 @@ test-lab: .venv/test  ## every notebook in JupyterLab (needs Chromium or Chrome)
 	own=$$(.venv4/bin/python -c "import site; print(site.getsitepackages()[0])"); \
 	echo "import site; site.addsitedir('$$others')" > "$$own/others.pth"
 	touch $@
+
+test-gpu: .venv/test  ## a GPU gives what a CPU gives, in every analysis, dtype and worker: minutes
+	ANCHORLENS_GPU=1 $(BIN)/python -m pytest tests/test_gpu.py
 
 fix: .venv/test  ## what can be mended by itself
 	$(BIN)/ruff check --fix .

@@ -5,6 +5,8 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: on small models, on a busy machine, more threads are slower
+if not os.environ.get("ANCHORLENS_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests hold what a CPU gives; test_gpu holds a GPU to that
 
 import pytest
 import torch

@@ -7,16 +7,12 @@ import pandas as pd
 import pretend
 import pytest
 import torch
-from compression_helpers import DRAFTS, encoded
+from analyses_helpers import everything
 from conftest import random_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig
 
-from anchorlens import fitting, passes, preflight, readings
-from anchorlens.analyses import compression, extraction, information_flow, isolation
-from anchorlens.analyses.reweighting import compare, prepared, train
-from anchorlens.batching import groups
-from anchorlens.drafts import Draft
-from anchorlens.models import Lens, bridge, hooked
+from anchorlens import fitting, preflight
+from anchorlens.models import bridge, hooked
 from anchorlens.models.kinds import kind_of
 from anchorlens.preflight import Checkpoint, ModelError
 from anchorlens.spreading import spread
@@ -37,29 +33,6 @@ def bridged(name: str, devices: list[str], tokenizer) -> bridge.Bridged:
     checkpoint = Checkpoint("random", Path())
     model = bridge.convert(checkpoint, plain, devices, tokenizer=tokenizer)
     return bridge.Bridged(model, tokenizer, checkpoint, kind_of(plain.config, model.cfg.positional_embedding_type))
-
-
-def everything(lens: Lens, tokenizer, drafts: list[Draft] = DRAFTS) -> dict[str, pd.DataFrame]:
-    """Each analysis of a few prompts."""
-    prompts = [prompt for prompt in encoded(tokenizer, drafts) if prompt.gold is not None]
-    (group,) = groups(prompts)
-    (batch,) = passes.plan(lens, prompts, 10_000)
-    layers = range(lens.cfg.n_layers) if lens.backend == "hooked" or lens.kind.name != "gpt_neox" else ()
-    reading = readings.read(lens, group, batch_tokens=10_000, vectors=layers)
-    training = prepared(lens, group, batch_tokens=10_000, full_batch=True)
-    trained = train(lens, training, epochs=2, full_batch=True)
-    compared = compare(lens, group, trained.beta, batch_tokens=10_000)
-    found = {
-        "information flow": information_flow.information_flow(lens, batch),
-        "isolation": isolation.isolation(lens, group, isolation.settings(3, [1, 2]), batch_tokens=10_000),
-        "extraction": extraction.extraction(reading),
-        "beta": pd.DataFrame(trained.beta.cpu().flatten().numpy()),
-        "answers": pd.DataFrame(torch.cat([each.cpu() for each in compared]).numpy()),
-        "compression": compression.compression(lens, group, draws=1, batch_tokens=10_000),
-    }
-    if layers:
-        found["keys"] = pd.DataFrame(reading.keys.flatten(1).numpy())
-    return found
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ import papermill
 import psutil
 import pytest
 import torch
+from analyses_helpers import everything
 from conftest import random_model
 from nbclient.exceptions import CellTimeoutError
 from papermill.engines import papermill_engines
-from test_spreading import bridged, everything
+from test_spreading import bridged
 
 from anchorlens import batch, parameters, store, warm
 from anchorlens.preflight import Checkpoint

@@ -46,6 +46,7 @@ def _start() -> _Start:
     from anchorlens.warm.traces import Picture
 
     shell = _shell()
+    torch.cuda.manual_seed_all(torch.initial_seed())  # when one is first used, as ``put_chance`` does afterwards
     drawn = chance()
     own = [found.name for found in pkgutil.walk_packages(anchorlens.__path__, "anchorlens.")]
     for name in (*_HEAVY, *(each for each in own if each.split(".")[1] not in _NOT_IN_NOTEBOOKS)):
@@ -73,6 +74,7 @@ def begin(folder: str) -> list[str]:
 def end() -> list[str]:
     """Set back what a run has set; what could not be."""
     import psutil
+    import torch
 
     from anchorlens.figures import painting
 
@@ -101,6 +103,8 @@ def end() -> list[str]:
     start.modules |= set(sys.modules)
     start.picture.extend()
     gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # other workers may share the GPU
     return said
 
 

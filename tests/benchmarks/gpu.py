@@ -150,17 +150,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = torch.device(models.preflight.resolve_device(asked.device))
     shape, size = SHAPES[asked.shape], Size(examples=asked.examples)
     shown, training = group(prompts(shape, size)), group(prompts(shape, size, training=True))
-    found: list[Found] = []
+    machine, found = table.machine(device), list[Found]()
     for dtype in asked.dtype.split(","):
         lens = load(shape, str(device), dtype)
         peak = asked.peak or peak_of(device, dtype)
         if peak is None:
             print(f"no peak is known of this device in {dtype}: give --peak for utilisation", file=sys.stderr)
         for work in works(lens, shown, training):
-            print(f"{dtype} {work.name} ...", file=sys.stderr, flush=True)
+            print(f"{dtype} {work.name} ...", file=sys.stderr, end=" ", flush=True)
             found.append(measure(lens, shown, work, asked.rounds, peak))
+            print(f"{found[-1].seconds:.3f} s", file=sys.stderr, flush=True)
         del lens
-    told = {"machine": table.machine(device), "shape": vars(shape), "size": vars(size), "found": [*map(asdict, found)]}
+    told = {"machine": machine, "shape": vars(shape), "size": vars(size), "found": [*map(asdict, found)]}
     print(_said(told, found))
     if asked.out:
         Path(asked.out).write_text(json.dumps(told, indent=1) + "\n")
