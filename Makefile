@@ -55,7 +55,7 @@ test-lab: .venv/test  ## every notebook in JupyterLab (needs Chromium or Chrome)
 	echo "import site; site.addsitedir('$$others')" > "$$own/others.pth"
 	touch $@
 
-test-gpu: .venv/test  ## a GPU gives what a CPU gives, in every analysis, dtype and worker: minutes
+test-gpu: .venv/test  ## a GPU gives what a CPU gives, and its workers one another: minutes
 	ANCHORLENS_GPU=1 $(BIN)/python -m pytest tests/test_gpu.py
 
 fix: .venv/test  ## what can be mended by itself

@@ -5,7 +5,7 @@ import torch
 from compression_helpers import DRAFTS, encoded
 
 from anchorlens import passes, readings
-from anchorlens.analyses import compression, extraction, information_flow, isolation
+from anchorlens.analyses import compression, diagnosis, extraction, information_flow, isolation
 from anchorlens.analyses.reweighting import compare, prepared, train
 from anchorlens.batching import groups
 from anchorlens.drafts import Draft
@@ -15,7 +15,7 @@ from anchorlens.models import Lens
 def everything(
     lens: Lens, tokenizer, drafts: list[Draft] = DRAFTS, *, compressed: bool = True
 ) -> dict[str, pd.DataFrame]:
-    """Each analysis of a few prompts; compression only if ``compressed``."""
+    """Each analysis of a few prompts; compression if ``compressed``, diagnosis where queries and keys are shown."""
     prompts = [prompt for prompt in encoded(tokenizer, drafts) if prompt.gold is not None]
     (group,) = groups(prompts)
     (batch,) = passes.plan(lens, prompts, 10_000)
@@ -35,4 +35,5 @@ def everything(
         found["compression"] = compression.compression(lens, group, draws=1, batch_tokens=10_000)
     if layers:
         found["keys"] = pd.DataFrame(reading.keys.flatten(1).numpy())
+        found["diagnosis"] = diagnosis.diagnosis([reading], n_components=(2, 5))
     return found

@@ -1,5 +1,6 @@
 """What only a GPU can show: ``make test-gpu``. Elsewhere a CPU is the oracle, and GPUs are hidden from the tests."""
 
+import gc
 import json
 import os
 import subprocess
@@ -13,11 +14,11 @@ import torch
 from analyses_helpers import everything
 from benchmarks import memory
 from compression_helpers import QUERIES, SHOWN, encoded
-from conftest import random_model
+from conftest import BACKENDS, random_model
 from families import RUN, refused
 from sweep_helpers import count
 from test_cluster import needs_ray
-from test_warm import notebook, run
+from test_warm import leave, notebook, run
 
 from anchorlens import drafts, fitting, models, parameters, preflight, readings, room, store, tasks, warm
 from anchorlens.analyses import extraction
@@ -27,8 +28,17 @@ from anchorlens.prompts import Encoder
 from anchorlens.rows import Example
 from anchorlens.tasks import SST2
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or not asked for: make test-gpu")
-GIB = 2**30
+pytestmark = pytest.mark.skipif(not os.environ.get("ANCHORLENS_GPU"), reason="GPUs are not asked for: make test-gpu")
+MIB, GIB = 2**20, 2**30
+
+
+@pytest.fixture(autouse=True)
+def tidy():
+    """There is a GPU, and what a test has left there is not kept from the kernels of the next."""
+    assert torch.cuda.is_available(), f"torch {torch.__version__} finds no CUDA GPU: see nvidia-smi, and torch's build"
+    yield
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def near(found: pd.DataFrame, want: pd.DataFrame, limit: float, what: str) -> None:
@@ -36,6 +46,7 @@ def near(found: pd.DataFrame, want: pd.DataFrame, limit: float, what: str) -> No
     assert list(found.columns) == list(want.columns)
     for name in want:
         one, other = found[name].to_numpy(), want[name].to_numpy()
+        assert other.dtype.kind != "f" or not np.isinf(other).any(), (what, name)
         if one.dtype.kind == "f":
             np.testing.assert_allclose(
                 one, other, rtol=0, atol=limit * np.nanmax(np.abs(other)), err_msg=f"{what} {name}"
@@ -46,7 +57,7 @@ def near(found: pd.DataFrame, want: pd.DataFrame, limit: float, what: str) -> No
 
 @pytest.mark.parametrize(("family", "backend"), RUN)
 def test_every_analysis_gives_what_it_gives_on_a_cpu(family_folder, tokenizer, family, backend):
-    """Rounding of float64 or, where rotation or norms are float32 (as in test_families), of that, in sums of 100.
+    """Rounding of float64 or, where rotation or norms are float32 (as in test_families), of that.
 
     Of learned factors a hundred times that: Adam divides each gradient by its size, also one that is nearly 0.
     """
@@ -72,7 +83,7 @@ def test_the_toy_answers_in_each_dtype_as_on_a_cpu_in_float32(dtype):
         auc[device] = extraction.summary(extraction.extraction(reading))["auc"]
     kept = (answers["cpu"] == answers["cuda"]).double().mean().item()
     assert kept >= (1 if dtype == "float32" else 0.98)  # docs/dtypes.md: 1 in 200 differs in bfloat16
-    np.testing.assert_allclose(auc["cuda"], auc["cpu"], atol=1e-4 if dtype == "float32" else 0.03)
+    np.testing.assert_allclose(auc["cuda"], auc["cpu"], atol=1e-3 if dtype == "float32" else 0.03)
 
 
 @pytest.fixture
@@ -101,11 +112,13 @@ def test_what_a_gpu_has_no_room_for_is_run_in_halves_with_the_same_result(tokeni
     scarce(torch.cuda.memory_reserved() + (most - before) // 3)
     found = read()
     assert let_go, "it did fit"
-    near(found, want, 1e-5, "in halves")  # float32; products of other shapes add up in another order
+    near(found, want, 1e-4, "in halves")  # float32 is 8e-6 from float64 here, in one order of adding up or another
 
 
 @pytest.mark.parametrize("what", memory.ANALYSES)
 def test_peaks_of_memory_are_what_batches_are_sized_by(what):
+    if "hooked" not in BACKENDS:
+        pytest.skip("the benchmark's models are HookedTransformers")
     found = memory.measured(memory.SETUPS["12 x 768, GPT-2 small"], what, "cuda", "float32")
     assert found["expected"] / found["measured"] == pytest.approx(1, abs=memory.ALLOWED)
 
@@ -119,7 +132,10 @@ def test_devices_and_free_memory_are_told_without_torch_as_with_it():
     assert (said[0], said[2]) == (str(torch.cuda.device_count()), "False")
     assert abs(int(said[1]) - torch.cuda.mem_get_info()[0]) < GIB, "the context of a process takes half of that"
     assert preflight.resolve_device("auto") == "cuda"
-    assert room.free_bytes("cuda") >= torch.cuda.mem_get_info()[0]
+    torch.empty(256 * MIB, dtype=torch.uint8, device="cuda")
+    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    assert kept >= 256 * MIB
+    assert room.free_bytes("cuda") == pytest.approx(torch.cuda.mem_get_info()[0] + kept, abs=128 * MIB)
 
 
 LOOK = """\
@@ -127,11 +143,11 @@ import torch
 from pathlib import Path
 import pandas as pd
 from anchorlens import models
-lens = models.load("toy")
+lens = models.load("toy-random")
 held = torch.cuda.memory_reserved()
 drawn = torch.rand(3, device="cuda").tolist()
 answer = lens(torch.arange(20)[None])[0, -1, :3].tolist()
-seen = {"large": held > 2**30, "drawn": drawn, "answer": answer, "device": lens.devices}
+seen = {"large": held > 2**29, "drawn": drawn, "answer": answer, "device": lens.devices}
 pd.DataFrame({"name": list(seen), "value": list(map(repr, seen.values()))}).to_parquet(Path(folder) / "results.parquet")
 """
 
@@ -141,8 +157,9 @@ def test_a_warm_kernel_is_kept_and_leaves_neither_memory_nor_state_on_the_gpu(tm
     look = notebook(tmp_path, LOOK, "look")
     with warm.kernel() as kernel:
         first = store.read(run(kernel, look).folder)
-        large = f"import torch\nlarge = torch.ones(2**30, device='cuda')\ntorch.cuda.manual_seed(5)\n{LOOK}"
+        large = f"import torch\nlarge = torch.ones(2**28, device='cuda')\ntorch.cuda.manual_seed(5)\n{LOOK}"
         run(kernel, notebook(tmp_path, large, "large"))
+        leave(kernel, tmp_path, "import torch\ntorch.manual_seed(5)")
         again = store.read(run(kernel, look).folder)
         assert kernel.given_up == []
         assert kernel.starts == 1
@@ -165,9 +182,9 @@ def sweep(folder: Path, *more: str) -> dict[str, pd.DataFrame]:
     names = [name for name in parameters.notebooks() if name[0].isdigit() and name[0] != "0"]
     grid.write_text(json.dumps({**GIVEN, "notebooks": names}))
     words = [sys.executable, "-m", "anchorlens.cli", "sweep", str(grid), "--store", str(folder / "store"), "--json"]
-    done = subprocess.run(
-        [*words, *more], capture_output=True, text=True, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    )
+    one = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "CUDA_VISIBLE_DEVICES": one}
+    done = subprocess.run([*words, *more], capture_output=True, text=True, env=env, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert (count(events, "done"), count(events, "retried")) == (len(names), 0), events

@@ -21,9 +21,9 @@ from nbclient.exceptions import CellTimeoutError
 from papermill.engines import papermill_engines
 from test_spreading import bridged
 
-from anchorlens import batch, parameters, store, warm
+from anchorlens import batch, models, parameters, store, warm
 from anchorlens.preflight import Checkpoint
-from anchorlens.warm import engine, inside, resident, traces
+from anchorlens.warm import engine, inside, resident, settings, traces
 
 LOOK = """\
 import gc, logging, os, random, signal, sys, threading, warnings
@@ -417,6 +417,17 @@ def test_what_was_replaced_in_a_module_is_seen(monkeypatch):
         assert {f"anchorlens.{module}.TASKS was replaced" for module in ("rows", "tasks")} <= set(said)
         assert all(each.endswith(".TASKS was replaced") for each in said)
     assert picture.replaced(notebook) == []
+
+
+def test_the_seed_that_a_run_leaves_for_a_gpu_is_not_the_next_ones(monkeypatch):
+    was, queued = settings.chance(), []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", queued.append)  # both seeds wait until a GPU is used
+    models.load("toy-random")
+    assert queued == [], "loading leaves the generators of GPUs alone"
+    torch.manual_seed(5)
+    settings.put_chance(was)
+    assert queued == [5, torch.initial_seed()]
+    assert torch.initial_seed() != 5
 
 
 def test_packages_of_another_environment_are_installed_and_a_notebooks_own_modules_are_not(tmp_path, monkeypatch):

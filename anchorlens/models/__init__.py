@@ -170,7 +170,7 @@ def _hugging_face(checkpoint: Checkpoint, dtype: torch.dtype, *, trust: bool) ->
                 )
         else:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(checkpoint.random_seed)
+                torch.default_generator.manual_seed(checkpoint.random_seed)  # and not those of GPUs, as torch's own
                 config = AutoConfig.from_pretrained(folder, **given)
                 plain = AutoModelForCausalLM.from_config(
                     config, attn_implementation="eager", trust_remote_code=trust

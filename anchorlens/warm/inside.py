@@ -46,7 +46,7 @@ def _start() -> _Start:
     from anchorlens.warm.traces import Picture
 
     shell = _shell()
-    torch.cuda.manual_seed_all(torch.initial_seed())  # when one is first used, as ``put_chance`` does afterwards
+    torch.cuda.manual_seed_all(torch.initial_seed())  # as ``put_chance`` does after each run
     drawn = chance()
     own = [found.name for found in pkgutil.walk_packages(anchorlens.__path__, "anchorlens.")]
     for name in (*_HEAVY, *(each for each in own if each.split(".")[1] not in _NOT_IN_NOTEBOOKS)):

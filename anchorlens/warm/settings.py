@@ -98,13 +98,16 @@ def chance() -> tuple:
 
 
 def put_chance(was: tuple) -> None:
-    """Give the global generators the states they had; those of a GPU that was not in use then start from its seed."""
+    """Give the global generators the states they had; those of a GPU not in use then begin with the CPU's seed.
+
+    Also where none is in use yet, since the seed that a run sets waits for one.
+    """
     random.setstate(was[0])
     np.random.set_state(was[1])  # noqa: NPY002
     torch.random.set_rng_state(was[2])
     if was[3] is not None:
         torch.cuda.set_rng_state_all(was[3])
-    elif torch.cuda.is_initialized():
+    else:
         torch.cuda.manual_seed_all(torch.initial_seed())
 
 

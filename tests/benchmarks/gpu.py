@@ -5,6 +5,7 @@ demonstrations; ``--device cpu --shape tiny`` tries it anywhere.
 """
 
 import argparse
+import gc
 import json
 import sys
 import tempfile
@@ -160,7 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{dtype} {work.name} ...", file=sys.stderr, end=" ", flush=True)
             found.append(measure(lens, shown, work, asked.rounds, peak))
             print(f"{found[-1].seconds:.3f} s", file=sys.stderr, flush=True)
-        del lens
+        del lens, work
+        gc.collect()  # or batches of the next are sized by what this one still takes
     told = {"machine": machine, "shape": vars(shape), "size": vars(size), "found": [*map(asdict, found)]}
     print(_said(told, found))
     if asked.out:
