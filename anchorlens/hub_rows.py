@@ -19,6 +19,7 @@ _ID = re.compile(
     r"(?P<dataset>\w[\w.-]*/\w[\w.-]*)(:(?P<config>[^@#:/]+))?(@(?P<revision>[^@#]+))?(#(?P<split>[\w.-]+))?", re.ASCII
 )
 _FILES = re.compile(r"\.(csv|tsv|jsonl?|parquet|gz|zip|ya?ml|txt|xlsx?)$", re.IGNORECASE)
+_FOR: dict[Split, str] = {"query": "queries", "demonstration": "demonstrations"}
 _REMEDY = "Give files with data=FILE and pool=FILE (the same file will do), or connect once to fetch them."
 
 
@@ -60,7 +61,7 @@ def fingerprint(hub: HubRows, task: Task, split: Split) -> str:
     """
     config, commit = hub.config or "default", _commit(hub)
     if not commit:
-        folder = _kept(hub, task)
+        folder = _kept(hub, task, split)
         config, commit = folder.parent.parent.name, folder.name
     return f"hub {hub.dataset} {config} {hub.splits.get(split, 'by purpose')} commit {commit}"
 
@@ -80,7 +81,7 @@ def records(hub: HubRows, task: Task, split: Split) -> Iterator[Record]:
 def _records(hub: HubRows, task: Task, split: Split) -> Iterator[Record]:
     if commit := _commit(hub):
         return _fetched(hub, split, commit)
-    folder = _kept(hub, task)  # read as it is: without a network, the clients would retry for half a minute
+    folder = _kept(hub, task, split)  # read as it is: without a network, the clients would retry for half a minute
     info = formats.read_json(folder / "dataset_info.json")
     name = _split(list(info.get("splits") or {}), hub, split)
     shard = re.compile(rf"-{re.escape(name)}(-\d+-of-\d+)?$")
@@ -132,7 +133,7 @@ def _commit(hub: HubRows) -> str:
         return ""
 
 
-def _kept(hub: HubRows, task: Task) -> Path:
+def _kept(hub: HubRows, task: Task, split: Split) -> Path:
     """The folder in the cache of ``datasets`` that holds it, by the pinned commit or the newest one."""
     from huggingface_hub.constants import HF_HOME
 
@@ -147,7 +148,7 @@ def _kept(hub: HubRows, task: Task) -> Path:
     own = task.hub is not None and (task.hub.dataset, task.hub.revision) == (hub.dataset, hub.revision)
     if not folders:
         missing = (
-            f"rows of task {task.name!r} ({hub.dataset} on the hub) are not on this machine"
+            f"rows of task {task.name!r} for {_FOR[split]} ({hub.dataset} on the hub) are not on this machine"
             if own
             else f"{hub.dataset!r} is no file here; as a data set of the hub it is not on this machine either"
         )

@@ -65,6 +65,7 @@ def add(
     *,
     cells=(),
     tables=None,
+    weights="sha256 0123456789",
     **given,
 ) -> store.Run:
     """A finished run as a runner leaves one."""
@@ -79,7 +80,7 @@ def add(
     ]
     (run.partial / "run.ipynb").write_text(book(*shown, **values))
     inputs = {"data": "sha256 1", "pool": "sha256 1"}
-    said = {"notebook": notebook, "weights": "sha256 0123456789", "inputs": inputs, "ran": "gpt_neox on cpu"}
+    said = {"notebook": notebook, "weights": weights, "inputs": inputs, "ran": "gpt_neox on cpu"}
     said |= {"parameters": {"prompts": "", "limit": 0, **values}, "finished": "2026-01-02T03:04:05+00:00"}
     run.finish({**said, "versions": {"torch": "2.13"}, "seconds": 1.5, "files": ["results.parquet", "run.ipynb"]})
     return run
@@ -95,6 +96,7 @@ class Page(HTMLParser):
         self.ids: list[str] = []
         self.tags: list[str] = []
         self.attributes: set[str] = set()
+        self.hints: list[str] = []
         self.words: list[str] = []
         self.feed(text)
         self.close()
@@ -107,6 +109,8 @@ class Page(HTMLParser):
                 self.loaded.append(value)
             elif name == "href":
                 self.links.append(value)
+            elif name == "title":
+                self.hints.append(value)
             elif name == "id":
                 self.ids.append(value)
 
@@ -117,6 +121,11 @@ class Page(HTMLParser):
 def site(root: Path, out: Path, **more) -> dict[str, Page]:
     report.build(root, out, **more)
     return {str(path.relative_to(out)): Page(path.read_text(encoding="utf-8")) for path in out.rglob("*.html")}
+
+
+def words_of(page: Page) -> str:
+    """The words of a page, as they are read."""
+    return " ".join("".join(page.words).split())
 
 
 def only(out: Path, folder: str) -> Path:

@@ -59,6 +59,13 @@ class Sweeps:
         self.env.pop("PYTEST_CURRENT_TEST", None)
         self.said, self.begin = folder / "said.txt", None  # what it says on stderr; what its process does at first
 
+    def begins_with(self, code: str) -> None:
+        """Have each process of the sweep run ``code`` first."""
+        site = self.folder / "site"
+        site.mkdir()
+        (site / "sitecustomize.py").write_text(QUICK + code)
+        self.env["PYTHONPATH"] = os.pathsep.join([str(site), self.env["PYTHONPATH"]])
+
     def start(self, *more: str) -> subprocess.Popen:
         words = [sys.executable, "-m", "anchorlens.cli", "sweep", str(self.grid), "--store", str(self.store), *more]
         with self.said.open("a") as file:

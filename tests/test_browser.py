@@ -231,3 +231,25 @@ def test_runs_are_searched_and_sorted_by_keyboard(site, watched):
     page.locator("#table th button, #table th[tabindex]").first.focus()
     page.keyboard.press("Enter")
     page.wait_for_selector("#table th[aria-sort]")
+
+
+def test_the_path_of_a_model_is_searched_where_its_last_folder_is_shown(root, out, watched):
+    add(root, model="/work/models/gpt2-small")
+    add(root, key="1" * 16, notebook="0_tour")
+    report.build(root, out)
+    page = watched.open(out / "index.html")
+    page.locator("#search").fill("work/models")
+    page.wait_for_function("document.getElementById('count').textContent === '1 of 2 runs'")
+    assert page.locator("#table tbody tr:visible td:nth-child(3)").inner_text() == "gpt2-small"
+
+
+def test_the_tools_of_a_figure_do_not_lie_on_it(site, watched):
+    (path,) = [each for each in pages(site) if each.parent.name == "runs"]
+    page = watched.open(path)
+    page.locator("[data-figure]").first.scroll_into_view_if_needed()
+    page.wait_for_selector(DRAWN)
+    figure = page.locator(DRAWN).first
+    figure.hover()
+    tools = page.locator(".modebar").first.bounding_box()
+    assert tools["height"] > 0
+    assert tools["y"] + tools["height"] <= figure.bounding_box()["y"]

@@ -206,9 +206,7 @@ def test_an_interrupt_has_a_code_of_its_own(monkeypatch):
     monkeypatch.setattr(batch, "run", interrupted)
     result = run(FLOW, "--json")
     assert result.exit_code == 130
-    assert the_object(result)["error"].startswith(
-        "interrupted; whole windows of prompts are kept: the same command goes on"
-    )
+    assert the_object(result)["error"].startswith("interrupted; what was stored is kept: the same command goes on")
 
 
 @pytest.mark.parametrize("words", [["list", "notebooks"], ["status", "{store}"], ["status", "{store}", "--json"]])

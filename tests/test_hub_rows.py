@@ -221,10 +221,11 @@ def test_what_the_hub_does_not_have_is_said_as_such(hub):
 # --- without a network
 
 
-@pytest.mark.parametrize("split", ["query", "demonstration"])
-def test_rows_that_would_need_an_unreachable_hub_are_refused_at_once(cache, split):
+@pytest.mark.parametrize(("split", "purpose"), [("query", "queries"), ("demonstration", "demonstrations")])
+def test_rows_that_would_need_an_unreachable_hub_are_refused_at_once(cache, split, purpose):
     message = (
-        "rows of task 'sst2' (stanfordnlp/sst2 on the hub) are not on this machine, and the hub cannot be reached. "
+        f"rows of task 'sst2' for {purpose} (stanfordnlp/sst2 on the hub) are not on this machine, and the hub "
+        "cannot be reached. "
         "Give files with data=FILE and pool=FILE (the same file will do), or connect once to fetch them."
     )
     started = time.monotonic()

@@ -296,7 +296,7 @@ def test_the_key_changes_with_the_code_of_notebook_and_package_but_not_with_pros
         (
             {"model": TINY},
             MissingRowsError,
-            "rows of task 'sst2' (stanfordnlp/sst2 on the hub) are not on this machine",
+            "rows of task 'sst2' for queries (stanfordnlp/sst2 on the hub) are not on this machine",
         ),
         (
             {"model": TINY, "task": "emo"},

@@ -1,19 +1,22 @@
 """The static site: that it stands alone, is whole or not there, and lists what is wrong with a run."""
 
+import io
 import json
 import re
 import shutil
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pandas as pd
 import pytest
-from report_helpers import GATHERS, PLOT, add, only, site
+from report_helpers import GATHERS, PLOT, add, only, site, words_of
 from typer.testing import CliRunner
 
 from anchorlens import batch, paper, report, store, warm
 from anchorlens.cli import app
-from anchorlens.report import pages
+from anchorlens.report import pages, runs
 
 
 def test_every_link_of_a_site_leads_to_a_file_or_a_place_on_its_page(root, out):
@@ -108,6 +111,68 @@ def test_runs_that_are_not_whole_are_listed_with_what_is_wrong(root, out):
     assert whole.final.name in index
 
 
+@pytest.mark.parametrize(
+    ("failed", "want"),
+    [
+        (["/m/a", "b"], "None of 2 stored runs on a and b is whole, so that they show nothing yet (2 failed)."),
+        (["b"], "The one stored run on b is not whole, so that it shows nothing yet (1 failed)."),
+        ([""], "The one stored run is not whole, so that it shows nothing yet (1 failed)."),
+    ],
+)
+def test_a_store_of_failed_runs_alone_says_that_it_shows_nothing(root, out, failed, want):
+    for i, model in enumerate(failed):
+        told = {"error": "ValueError: too hot", "parameters": {"model": model} if model else {}}
+        store.Run(root / "2_1_information_flow" / f"{i:016x}").leave("failed.json", json.dumps(told))
+    words = words_of(site(root, out)["index.html"])
+    assert f"{want} What is wrong stands in the list." in words
+    assert "no model" not in words
+
+
+def test_a_model_named_by_a_path_is_called_by_its_last_folder_and_found_by_the_whole(root, out):
+    add(root, model="/work/my models/gpt2-small")
+    add(root, key="1" * 16, model="org/gpt2-small", weights="commit 01234")
+    found = site(root, out)
+    run = found["runs/2_1_information_flow-0123456789abcdef.html"]
+    for page in (found["index.html"], found["sections/2_1_information_flow.html"]):
+        assert "/work/my models" not in words_of(page)
+        assert "/work/my models/gpt2-small" in page.hints
+    assert "What 2 stored runs on gpt2-small and org/gpt2-small show." in words_of(found["index.html"])
+    assert "gpt2-small · sst2 · 0123456789abcdef" in words_of(run)
+    assert "/work/my models/gpt2-small" in run.words, "among its parameters"
+
+
+def test_models_of_paths_that_end_alike_are_told_apart():
+    seen = {"weights": "sha256 0"}
+    models = {"/a/x/gpt2": seen, "/b/x/gpt2": seen, "old/toy": seen, "gpt2": {"weights": "commit 0"}, "toy": seen}
+    unseen = {"openai-community/gpt2": {}, "~/deep": {}, "": {}}
+    found = [
+        runs.Stored("n", Path("k"), runs.WHOLE, manifest={**told, "parameters": {"model": model}})
+        for model, told in {**models, **unseen}.items()
+    ]
+    names = runs.called(found)
+    assert names.items() >= {"/a/x/gpt2": "a/x/gpt2", "/b/x/gpt2": "b/x/gpt2", "old/toy": "old/toy"}.items()
+    assert names.items() >= {"gpt2": "gpt2", "toy": "toy", "~/deep": "deep", "": ""}.items()
+    assert names["openai-community/gpt2"] == "openai-community/gpt2"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "more", "shown"), [(Terminal, {}, True), (io.StringIO, {}, False), (Terminal, {"bar": False}, False)]
+)
+def test_progress_is_shown_on_a_terminal(root, out, monkeypatch, stream, more, shown):
+    add(root)
+    monkeypatch.setattr(sys, "stderr", stream())
+    report.build(root, out, paper.compare, **more)
+    told = sys.stderr.getvalue()
+    steps = ("checking runs", "comparing with the paper", "reading runs", "answering", "writing sections")
+    assert [step in told for step in (*steps, "writing runs")] == [shown] * 6
+    assert shown or not told
+
+
 def test_a_section_of_damaged_runs_alone_points_to_them(root, out):
     (add(root, notebook="2_2_isolation").final / "results.parquet").unlink()
     said = " ".join("".join(site(root, out)["index.html"].words).split())
@@ -191,6 +256,7 @@ def test_the_command_says_where_the_report_is(root, out, uncompared):
     said = CliRunner().invoke(app, ["report", str(root), str(out), "--json"])
     assert json.loads(said.stdout)["index"] == str(out.resolve() / "index.html")
     assert str(out.resolve() / "index.html") in CliRunner().invoke(app, ["report", str(root), str(out)]).stdout
+    assert str(root.resolve() / "report" / "index.html") in CliRunner().invoke(app, ["report", str(root)]).stdout
     assert CliRunner().invoke(app, ["report", str(root / "none"), str(out)]).exit_code == 2
 
 

@@ -8,9 +8,9 @@ from markupsafe import Markup
 from paper_helpers import COST, answers, attended, compressed, confusions, isolated, row
 from paper_helpers import flows as flows_of
 from paper_helpers import stored as finished
-from report_helpers import FLAT, GATHERS, add, compared, site
+from report_helpers import FLAT, GATHERS, add, compared, site, words_of
 
-from anchorlens import paper, report
+from anchorlens import paper, preflight, report
 from anchorlens.paper.stored import chosen, manifest
 from anchorlens.report import measures, pages, runs
 from anchorlens.report.answers import QUESTIONS, Answer, beside
@@ -23,6 +23,48 @@ def test_the_index_answers_first_and_lists_the_runs_then(root, out):
     assert text.index("Do label words gather") < text.index("3.00 × as much") < text.index('id="runs"')
     assert "No whole run of <code>3_1_reweighting</code>" in text
     assert "trained so that its label words become anchors" in text
+
+
+@pytest.mark.parametrize(
+    ("models", "of", "on_index", "on_section"),
+    [
+        (["toy"], "of the toy shows", 1, 1),
+        (["toy", "mine"], "of the toy shows", 0, 1),  # mine is the headline
+        (["toy-random", "toy", "mine"], "of the toys (toy, toy-random) shows", 0, 2),
+        (["mine", "toyota"], "", 0, 0),
+    ],
+)
+def test_what_is_found_of_a_toy_is_said_to_be_no_evidence_wherever_it_is_shown(
+    root, out, models, of, on_index, on_section
+):
+    for i, model in enumerate(models):
+        add(root, key=f"{i:016x}", model=model)
+    add(root, notebook="2_2_isolation", key="f" * 16, model="mine", tables={"results": GATHERS})
+    found = {name: words_of(page) for name, page in site(root, out).items()}
+    flow = "sections/2_1_information_flow.html"
+    for name, cards in (("index.html", on_index), (flow, on_section)):
+        assert ("the tools, not evidence: " in found[name]) == bool(of), name
+        assert of in found[name], name
+        assert found[name].count("Of a toy: this shows the tools, not evidence.") == cards, name
+    assert "not evidence" not in found["sections/2_2_isolation.html"]
+    for i, model in enumerate(models):
+        page = found[f"runs/2_1_information_flow-{i:016x}.html"]
+        assert ("the tools, not evidence" in page) == (model in preflight.TOYS), model
+
+
+def test_the_report_knows_all_toys():
+    assert tuple(runs.TOYS) == preflight.TOYS
+
+
+def test_why_a_claim_is_judged_so_is_folded_and_the_claim_is_not(root, out):
+    add(root)
+    found = site(root, out, compare=lambda _: pd.concat([compared(why="long words"), compared()]))
+    page = found["sections/2_1_information_flow.html"]
+    assert page.tags.count("details") == 1
+    assert re.search(
+        r"<div>a<details[^>]*><summary>figure 3: why</summary>long words</details>",
+        (out / "sections/2_1_information_flow.html").read_text(),
+    )
 
 
 def test_verdicts_are_words_and_marks_and_the_interval_is_there_only_whole(root, out):

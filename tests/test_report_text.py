@@ -152,6 +152,8 @@ def test_harmless_is_harmless_whatever_it_is_given(text):
         ("x", "<mi>x</mi>"),
         ("S_{wp}", "<msub><mi>S</mi><mrow><mrow><mi>w</mi><mi>p</mi></mrow></mrow></msub>"),
         (r"\sum_h", "<msub><mo>∑</mo><mrow><mi>h</mi></mrow></msub>"),
+        ("T'", '<mrow><mi>T</mi><mi class="prime">′</mi></mrow>'),
+        ("T'^2", '<msup><mrow><mi>T</mi><mi class="prime">′</mi></mrow><mrow><mn>2</mn></mrow></msup>'),
         (r"\sqrt{n}", "<msqrt><mrow><mi>n</mi></mrow></msqrt>"),
         ("j<2", '<mi>j</mi><mo stretchy="false">&lt;</mo><mn>2</mn>'),
     ],
@@ -186,9 +188,15 @@ def test_dollars_in_code_are_no_formula():
     assert formulas.apart("`$a$` and $b$")[0] == "`$a$` and \ue0000\ue001"
 
 
-def test_the_line_of_a_reference_lies_below_the_values():
-    drawn = drawings.bars([("a", 0.5, "strong"), ("b", 8.0, "other")], reference=1.0, words="one")
-    assert drawn.index('class="reference"') < drawn.index('class="value"')
+@pytest.mark.parametrize("largest", [0.5, 1.0, 1.05, 1234.5, np.nan])
+def test_no_value_is_crossed_by_the_line_of_a_reference_or_by_a_bar(largest):
+    drawn = drawings.bars([("a", 0.69, "strong"), ("b", largest, "other")], unit=" ×", reference=1.0, words="one")
+    reach = [float(x) for x in re.findall(r'class="reference" x1="([\d.]+)"', drawn)]
+    reach += [float(x) + float(w) for x, w in re.findall(r'<rect[^>]* x="([\d.]+)"[^>]* width="([\d.]+)"', drawn)]
+    values = re.findall(r'class="value" x="(\d+)" y="\d+" text-anchor="end">([^<]+)<', drawn)
+    assert len(reach) == 3
+    assert len(values) == 2
+    assert max(reach) < min(int(x) - 7 * len(said) for x, said in values), "7 units a character at most"
 
 
 def test_undefined_numbers_are_drawn_as_such():

@@ -67,6 +67,7 @@ def test_all_means_every_notebook_but_the_tour(tmp_path):
     ("change", "said"),
     [
         ({"modle": "toy"}, "2_3_extraction.ipynb has no parameter 'modle'; did you mean 'model'?"),
+        ({"notebook": "2_3_extraction"}, "grid: a grid has no 'notebook'; did you mean 'notebooks'?"),
         ({"folder": "/etc"}, "has no parameter 'folder'"),
         ({"shots": "two"}, "parameter shots='two' is str, expected int"),
         ({"seeds": [[1], ["x"]]}, "parameter seeds=['x'] is list, expected list[int]"),
@@ -96,6 +97,7 @@ def test_what_no_run_could_use_is_refused_before_any_starts(tmp_path, change, sa
     [
         ("model: toy\nmodel: gpt2\n", "line 2: not readable as YAML (the key 'model' is there twice)"),
         ("- model\n", "expected notebooks: and parameters, found list"),
+        ("", "expected notebooks: and parameters, found nothing"),
         ("model: [toy\n", "not readable as YAML"),
         ("!!python/object/apply:os.system ['true']\n", "not readable as YAML"),
     ],
@@ -266,6 +268,17 @@ def test_tables_are_those_of_a_run_alone(swept, tmp_path):
     job = next(job for job in sweep.jobs(sweep.read(path), folder / "runs") if job.state == "cached")
     alone = batch.run(job.notebook, dict(job.parameters), root=tmp_path, bar=False)
     pd.testing.assert_frame_equal(store.read(job.folder), store.read(alone.folder), check_exact=True)
+
+
+def test_a_run_that_was_stored_when_its_sweep_ended_is_done_though_nobody_has_said_so(tmp_path):
+    with events.Events(tmp_path, 2, as_json=True) as told:
+        for job in ("a", "b"):
+            told.say("started", job=job, folder=str(tmp_path / job))
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b" / "manifest.json").write_text("{}")
+        told.say("interrupted")
+    found = sweep.status(tmp_path)
+    assert (found["done"], found["cut"]) == (1, ["a"])
 
 
 def test_the_state_of_a_sweep_whose_process_is_gone_is_told(tmp_path):

@@ -1,6 +1,7 @@
 """A clock that is set back, or was wrong, changes neither which sweep is the latest nor how long runs take."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -90,6 +91,20 @@ def test_a_sweep_whose_number_another_process_has_by_now_is_dead(tmp_path, born,
         assert status(tmp_path)["cut"] == (["a"] if state == "died" else [])
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
+def test_a_sweep_that_was_killed_is_dead_before_its_parent_has_heard_of_it(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with Events(tmp_path, 1, as_json=True) as told:
+        begin = json.loads(told.path.read_text())
+        changed = {**begin, "process": child.pid, "born": events._born(child.pid)}
+        told.path.write_text(json.dumps(changed) + "\n")
+        assert status(tmp_path)["state"] == "running"
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie, and stays one
+        assert status(tmp_path)["state"] == "died"
+    child.wait()
+
+
 def test_processes_are_told_apart_by_when_they_began_also_where_there_is_no_proc(monkeypatch):
     processes = []
     for _ in range(2):
@@ -149,12 +164,7 @@ def test_a_try_of_a_run_that_is_there_has_not_failed(tmp_path):
 def test_a_clock_that_is_set_forward_ends_no_run(undisturbed, sweeps):
     sign = sweeps.folder / "sign"
     sweeps.trouble.write_text(f"if limit == 2: Path({str(sign)!r}).touch(); time.sleep(2)")
-    site = sweeps.folder / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(
-        (sweeps.folder.parent / "site" / "sitecustomize.py").read_text() + LEAPS.format(sign=str(sign))
-    )
-    sweeps.env["PYTHONPATH"] = f"{site}:{sweeps.env['PYTHONPATH']}"
+    sweeps.begins_with(LEAPS.format(sign=str(sign)))
     code, said = sweeps.run("--time-limit", "60")
     assert (code, count(said, "done")) == (0, len(LIMITS)), said
 

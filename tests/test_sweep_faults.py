@@ -29,6 +29,13 @@ if os.fork() == 0:
 while not Path({pid!r}).exists():
     time.sleep(0.05)
 """
+LINGERS = """
+if "spawn_main" in " ".join(sys.orig_argv):
+    import time
+    from anchorlens.sweep import marks
+    quick = marks.end
+    marks.end = lambda mark: quick(mark) or time.sleep(3)
+"""  # a worker whose sweep is gone ends its kernel, and itself only later, as where a run has started much
 SEED_OF_CHANCE = 5
 
 
@@ -71,6 +78,22 @@ def test_killed_at_any_moment_nothing_is_lost(undisturbed, sweeps, what, n):
     assert what == "scheduler" or code == 0, f"after {moment:.2f} s: {events} {sweeps.said.read_text()}"
     done = count(events, "done")
     assert count(sweeps.is_as(undisturbed.tables(), cached=done), "cached") >= done
+
+
+def test_a_run_in_whose_midst_the_sweep_was_killed_has_not_failed(undisturbed, sweeps):
+    said = sweeps.folder / "said"
+    sweeps.trouble.write_text(f"Path({str(said)!r}).write_text('begun')\ntime.sleep(600)")
+    sweeps.begins_with(LINGERS)
+    sweep, until = sweeps.start(), time.monotonic() + 60
+    while not said.exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    sweep.kill()
+    sweeps.ended(sweep)
+    sweeps.is_clean()
+    assert [each["state"] for each in sweeps.run("--dry-run")[1]] == ["new"] * len(LIMITS)
+    sweeps.trouble.unlink()
+    sweeps.is_as(undisturbed.tables())
 
 
 def test_a_notebook_that_hangs_or_ends_its_kernel_fails_alone(undisturbed, sweeps):

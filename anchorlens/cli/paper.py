@@ -65,7 +65,7 @@ def reproduce(
             written.extend(paper.write(held[-1], store))
             return held[-1]
 
-        site = report.build(store, store / "report", compare)
+        site = report.build(store, store / "report", compare, bar=not json_)
         frame = _asked(held[-1], chosen, notebook or [])
         frame = frame if len(frame) else paper.compare([], missing=grid.missing)  # nothing of it was done
     counts = {verdict: frame["verdict"].tolist().count(verdict) for verdict in paper.VERDICTS}

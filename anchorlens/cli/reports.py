@@ -12,9 +12,10 @@ from anchorlens.cli.shared import Json, exit_codes
 
 def report(
     store: Annotated[Path, typer.Argument(help="Folder of all runs.")] = Path("outputs"),
-    out: Annotated[Path, typer.Argument(help="Folder of the site; a report that is there is replaced.")] = Path(
-        "report"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of the site; a report that is there is replaced. By default report in the store."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Make a static site of a store's runs, which opens from disk: answers, figures, tables, every notebook."""
@@ -22,7 +23,7 @@ def report(
     from anchorlens import report as report_
 
     with exit_codes(json_, "report"):
-        made = report_.build(store, out, paper.compare)
+        made = report_.build(store, out or store / "report", paper.compare, bar=not json_)
     if json_:
         print(json.dumps({"status": "ok", **asdict(made), "index": str(made.index)}))
         return

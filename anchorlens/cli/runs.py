@@ -61,7 +61,7 @@ def demo(store: Store = Path("outputs"), force: Force = False, json_: Json = Fal
             if not json_:
                 _say(done[-1])
     with exit_codes(json_, "report"):
-        site = report.build(store, store / "report", paper.compare)
+        site = report.build(store, store / "report", paper.compare, bar=not json_)
     if json_:
         runs = [_summary(result) for result in done]
         print(json.dumps({"status": "ok", "runs": runs, "report": str(site.index)}))

@@ -49,7 +49,7 @@ def exit_codes(as_json: bool, notebook: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        said = "interrupted; whole windows of prompts are kept: the same command goes on after them"
+        said = "interrupted; what was stored is kept: the same command goes on after it"
         fail(said, INTERRUPTED, as_json, notebook)
     except typer.Exit:
         raise

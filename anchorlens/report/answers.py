@@ -14,7 +14,7 @@ from markupsafe import Markup
 from anchorlens.paper.published import mean_of_tasks, shape
 from anchorlens.paper.stored import UnreadableError, chosen, forget, manifest
 from anchorlens.report import drawings, measures
-from anchorlens.report.runs import WHOLE, Stored
+from anchorlens.report.runs import TOYS, WHOLE, Stored
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Answer:
     tasks: str
     shapes: str = ""  # how many of the section's are seen
 
+    @property
+    def toy(self) -> bool:
+        return any(run.value("model") in TOYS for run in self.runs)
+
 
 def beside(answer: Answer, held: Sequence[str]) -> Answer:
     """The answer beside what is held of all shapes of its section, "yes" or "no" each: a yes may be one in part."""
@@ -85,7 +89,7 @@ def answers(question: Question, runs: Sequence[Stored]) -> list[Answer]:
 
 def rank(model: str) -> tuple[bool, str]:
     """Toys last, the plain one first of them."""
-    return model.startswith("toy"), model
+    return model in TOYS, model
 
 
 def _weights(run: Stored) -> str:

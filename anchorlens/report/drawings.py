@@ -13,11 +13,12 @@ def bars(
 ) -> Markup:
     """Lying bars from 0: words, value, and class (strong, other); a dashed line at ``reference``, called ``words``.
 
+    Values stand in a column of their own, which neither bars nor the line reach.
     What is undefined has no bar, and says so.
     """
     finite = [value for _, value, _ in rows if np.isfinite(value)]
     top = max([*finite, reference or 0, 1e-12])
-    left, room = 118, _WIDTH - 118 - 52
+    left, room = 118, _WIDTH - 118 - 66
     drawn = []
     for i, (name, value, kind) in enumerate(rows):
         y = 4 + i * _ROW
@@ -26,13 +27,12 @@ def bars(
         drawn.append(
             f'<text x="{left - 6}" y="{y + 13}" text-anchor="end">{escape(name)}</text>'
             f'<rect class="bar {escape(kind)}" x="{left}" y="{y}" width="{long:.1f}" height="17" rx="2"/>'
-            f'<text class="value" x="{left + long + 5:.1f}" y="{y + 13}">{escape(said)}</text>'
+            f'<text class="value" x="{_WIDTH}" y="{y + 13}" text-anchor="end">{escape(said)}</text>'
         )
     high = 4 + len(rows) * _ROW
     if reference is not None:
         x = left + room * reference / top
-        # first, so that no value is crossed out
-        drawn.insert(0, f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{high}"/>')
+        drawn.append(f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{high}"/>')
         drawn.append(f'<text class="small" x="{_WIDTH}" y="{high + 11}" text-anchor="end">┊ {escape(words)}</text>')
         high += 14
     return _svg(drawn, float(high))

@@ -28,6 +28,7 @@ _LETTERS = {
     **{"partial": "∂", "ell": "ℓ", "theta": "θ", "delta": "δ", "epsilon": "ε", "pi": "π", "Delta": "Δ"},
     **{name: name for name in ("exp", "log", "max", "min", "softmax", "argmax")},
 }
+_PRIME = '<mi class="prime">′</mi>'  # stands high by itself: as a superscript it would be a speck far above
 _ACCENTS = {"hat": "^", "bar": "¯", "tilde": "~", "vec": "→"}
 
 
@@ -93,8 +94,10 @@ class _Reader:
             self.at += 1
             if token == "_":
                 below += self._atom()
+            elif token == "'" and not above:
+                base = f"<mrow>{base}{_PRIME}</mrow>"
             else:
-                above += "<mo>′</mo>" if token == "'" else self._atom()
+                above += _PRIME if token == "'" else self._atom()
         if below and above:
             return f"<msubsup>{base}<mrow>{below}</mrow><mrow>{above}</mrow></msubsup>"
         if below or above:

@@ -10,10 +10,11 @@ from urllib.parse import quote
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup, escape
 
 from anchorlens.report.answers import QUESTIONS, Answer, Question, answers, beside, rank
 from anchorlens.report.notebooks import Cell, Figure, NotebookError, read
-from anchorlens.report.runs import STATES, WHOLE, Stored, slug
+from anchorlens.report.runs import STATES, TOYS, WHOLE, Over, Stored, called, plainly, slug, toys
 
 # Of the frame of published numbers: what was found, and whether it agrees with the paper.
 COMPARED = (
@@ -51,6 +52,7 @@ class Page:
     """A run with what its page shows."""
 
     run: Stored
+    model: str  # what it is called
     cells: list[Cell] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     said: str = ""  # why there is no notebook on it
@@ -60,7 +62,7 @@ class Page:
 
     @property
     def title(self) -> str:
-        words = [self.run.value(name) for name in ("model", "task")]
+        words = [self.model, self.run.value("task")]
         return " · ".join([*(word for word in words if word), self.run.key])
 
     @property
@@ -72,21 +74,28 @@ class Page:
         return [output.figure for cell in self.cells for output in cell.outputs if output.figure is not None]
 
 
-def site(found: Sequence[Stored], compared: pd.DataFrame | None, out: Path) -> Iterator[tuple[str, bytes]]:
+def site(
+    found: Sequence[Stored], compared: pd.DataFrame | None, out: Path, over: Over = plainly
+) -> Iterator[tuple[str, bytes]]:
     """All files of a site but assets: their names in it, and what is in them."""
     if compared is not None and (missing := [name for name in COMPARED if name not in compared]):
         raise ReportError(f"the comparison lacks the columns {missing}; it has {list(compared)}.")
     told = [] if compared is None else [_row(each) for each in compared.to_dict("records")]
     pages: dict[str, Page] = {}
-    for run in found:
-        pages[run.slug] = each = Page(run)
+    names = called(found)
+    for run in over(found, "reading runs", "run"):
+        pages[run.slug] = each = Page(run, names[run.value("model")])
         yield from _files(each, out)
     answered = [
         (question, [beside(each, _held(told, question.notebook, each.model)) for each in answers(question, found)])
-        for question in QUESTIONS
+        for question in over(QUESTIONS, "answering", "question")
     ]
+    for said in (each for _, own in answered for each in own):  # those of other weights have a sum in their names
+        model = said.runs[0].value("model")
+        names[said.model] = names[model] + said.model.removeprefix(model)
     sections = _sections(found, answered)
-    common = {"sections": sections, "marks": MARKS, "any_compared": bool(told), "here": ""}
+    common = {"sections": sections, "marks": MARKS, "any_compared": bool(told), "here": "", "called": names}
+    common["toy_is"] = TOYS
     environment = _environment()
 
     def page(name: str, template: str, **more: Any) -> tuple[str, bytes]:
@@ -94,19 +103,21 @@ def site(found: Sequence[Stored], compared: pd.DataFrame | None, out: Path) -> I
         return name, environment.get_template(template).render(**common, **more, up=up).encode()
 
     ordered = sorted(pages.values(), key=lambda each: _order(each.run.notebook))
-    models = sorted({run.value("model") for run in found if run.state == WHOLE}, key=rank)
+    whole = [run for run in found if run.state == WHOLE]
+    models = sorted({run.value("model") for run in whole or found} - {""}, key=rank)
     yield page(
         "index.html",
         "index.html",
         pages=ordered,
         answered=answered,
         models=models,
-        only_toys=bool(models) and all(model.startswith("toy") for model in models),
+        any_whole=bool(whole),
+        toys=toys(found),
         counts={state: n for state in STATES if (n := sum(run.state == state for run in found))},
         versions=_versions(found),
         verdicts=_count(row["verdict"] for row in told),
     )
-    for section in sections:
+    for section in over(sections, "writing sections", "page"):
         own = [row for row in told if row["notebook"] == section.notebook]
         name = section.href
         yield page(
@@ -116,12 +127,13 @@ def site(found: Sequence[Stored], compared: pd.DataFrame | None, out: Path) -> I
             compared=own,
             csv=f"data/{slug(section.notebook)}-compared.csv" if own else "",
             pages=[each for each in ordered if each.run.notebook == section.notebook],
+            toys=toys(run for run in found if run.notebook == section.notebook),
         )
         if own and compared is not None:
             rows = pd.DataFrame(compared[compared["notebook"] == section.notebook])
             yield f"data/{slug(section.notebook)}-compared.csv", _csv(rows)
-    for each in ordered:
-        yield page(each.href, "run.html", page=each)
+    for each in over(ordered, "writing runs", "page"):
+        yield page(each.href, "run.html", page=each, toys=toys([each.run]))
 
 
 def _held(told: Sequence[dict[str, Any]], notebook: str, model: str) -> list[str]:
@@ -239,8 +251,13 @@ def _count(words: Any) -> dict[str, int]:
     return counts
 
 
+def _breakable(text: str) -> Markup:
+    """A text that is rather broken behind a slash than within a word."""
+    return escape(text).replace("/", Markup("/<wbr>"))
+
+
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("anchorlens.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -248,3 +265,5 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    made.filters["breakable"] = _breakable
+    return made

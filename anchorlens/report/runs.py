@@ -3,16 +3,23 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
 from anchorlens import parts, store
 
 WHOLE, FAILED, UNFINISHED, DAMAGED = STATES = ("whole", "failed", "unfinished", "damaged")
+TOYS = {  # by name, as ``preflight`` has them; and what each is
+    "toy": "is trained so that its label words become anchors",
+    "toy-random": "is the toy untrained",
+    "toy-unanchored": "is trained so that its label words do not become anchors",
+}
+# Goes through a sequence and shows how far it is: what is done, and what one of it is called.
+Over: TypeAlias = Callable[[Sequence[Any], str, str], Iterable[Any]]
 _FOLDER = re.compile(r"([0-9a-f]{16})(\.partial|\.broken|\.replaced)?")
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,60}")
 _OF_THE_RUNNER = ("model", "task", "seeds", "device", "dtype", "folder")  # given to every run, or shown by themselves
@@ -53,6 +60,14 @@ class Stored:
         told = self.parameters.get(name, "")
         return ", ".join(map(str, told)) if isinstance(told, list) else str(told)
 
+    @property
+    def from_folder(self) -> bool:
+        """Whether its model was named by a path; told by its spelling where no weights were seen."""
+        model, weights = self.value("model"), str(self.manifest.get("weights", ""))
+        if model in TOYS or weights.startswith("commit "):
+            return False
+        return bool(weights) or model.startswith((".", "/", "~")) or model.count("/") > 1
+
     def table(self, name: str = "results") -> pd.DataFrame:
         """A table of a whole run."""
         return pd.read_parquet(self.folder / f"{name}.parquet")
@@ -62,7 +77,12 @@ class Stored:
         return sorted(self.folder.glob("*.parquet")) if self.state == WHOLE else []
 
 
-def found(root: Path) -> list[Stored]:
+def plainly(each: Sequence[Any], doing: str, unit: str) -> Iterable[Any]:
+    """An ``Over`` that shows nothing."""
+    return each
+
+
+def found(root: Path, over: Over = plainly) -> list[Stored]:
     """All runs of a store, by notebook and time; reads all bytes of their tables, to see that they are as written."""
     folders = [
         folder
@@ -71,7 +91,29 @@ def found(root: Path) -> list[Stored]:
         for folder in sorted(notebook.iterdir())
         if folder.is_dir() and _FOLDER.fullmatch(folder.name)
     ]
-    return sorted(map(_look, folders), key=lambda run: (run.notebook, str(run.manifest.get("finished", "")), run.key))
+    looked = [_look(folder) for folder in over(folders, "checking runs", "run")]
+    return sorted(looked, key=lambda run: (run.notebook, str(run.manifest.get("finished", "")), run.key))
+
+
+def toys(found: Iterable[Stored]) -> list[str]:
+    """Which of the toys there is something to see of."""
+    there = {run.value("model") for run in found if run.state == WHOLE}
+    return [name for name in TOYS if name in there]
+
+
+def called(found: Iterable[Stored]) -> dict[str, str]:
+    """What to call each model: of a path its last folder, or as many as tell it from all others and the toys."""
+    split: dict[str, tuple[str, ...]] = {name: (name,) for name in TOYS}
+    for run in found:
+        model = run.value("model")
+        if run.from_folder or model not in split:
+            split[model] = Path(model).parts if run.from_folder else (model,)
+    names = {}
+    for model, own in split.items():
+        others = [each for name, each in split.items() if name != model]
+        ends = (own[-n:] for n in range(1, len(own)) if all(each[-n:] != own[-n:] for each in others))
+        names[model] = "/".join(next(ends, (model,)))
+    return names
 
 
 def slug(name: str) -> str:

@@ -3,15 +3,16 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pandas as pd
 from plotly.offline import get_plotlyjs
+from tqdm import tqdm
 
 from anchorlens.report import pages, runs
 from anchorlens.report.pages import ReportError
@@ -32,7 +33,7 @@ class Site:
     states: dict[str, int]
 
 
-def build(store: Path, out: Path, compare: Compare | None = None) -> Site:
+def build(store: Path, out: Path, compare: Compare | None = None, *, bar: bool = True) -> Site:
     """Write the site of a store to the folder ``out``, in place of an earlier one.
 
     The same store makes the same bytes.
@@ -41,24 +42,33 @@ def build(store: Path, out: Path, compare: Compare | None = None) -> Site:
         store: a folder of runs; those that failed, were cut off or damaged are listed, and say so.
         out: a folder that is not there, is empty, or holds a report.
         compare: gives published numbers beside those of whole runs, with the columns ``pages.COMPARED``.
+        bar: show progress on stderr, if that is a terminal.
 
     Raises:
         ReportError: if the store is no folder or has no runs, or ``out`` holds something else.
     """
     if not store.is_dir():
         raise ReportError(f"store {store}: is no folder. Give the folder of runs, by default outputs.")
-    found = runs.found(store)
+    over = _showing if bar else runs.plainly
+    found = runs.found(store, over)
     if not found:
         raise ReportError(f"store {store}: has no runs. Make some first, with `anchorlens demo` or `anchorlens run`.")
     whole = [run.folder for run in found if run.state == runs.WHOLE]
-    compared = compare(whole) if compare is not None else None
+    compared = None
+    for each in over([compare] if compare is not None else [], "comparing with the paper", "comparison"):
+        compared = each(whole)
     with _replacing(out) as folder:
-        _write(folder, pages.site(found, compared, out.resolve()))
+        _write(folder, pages.site(found, compared, out.resolve(), over))
         files = [path for path in folder.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
     states = {state: sum(run.state == state for run in found) for state in runs.STATES}
     n_pages = sum(path.suffix == ".html" for path in files)
     return Site(out.resolve() / "index.html", len(found), n_pages, size, states)
+
+
+def _showing(each: Sequence[Any], doing: str, unit: str) -> Iterable[Any]:
+    """An ``Over`` that shows bars, which are gone when they are done; none where stderr is no terminal."""
+    return tqdm(each, desc=f"report: {doing}", unit=unit, leave=False, disable=None)
 
 
 def _write(folder: Path, files: Iterator[tuple[str, bytes]]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import psutil
 
 from anchorlens.claims import WAITS
-from anchorlens.store import StoreError
+from anchorlens.store import Run, StoreError
 from anchorlens.sweep.progress import Bar, cell, plain, seconds_left
 
 FOLDER = "sweeps"  # in the store
@@ -89,7 +89,8 @@ class Events:
             self._bar.stop()
         if not self._json:
             counts = ", ".join(f"{self._counts.get(name, 0)} {name}" for name in ENDS)
-            again = "" if self._ended == self._total else "; the same command goes on"
+            told = any(isinstance(each, KeyboardInterrupt) for each in error)  # which is said of any command
+            again = "" if self._ended == self._total or told else "; the same command goes on"
             print(f"of {self._total} runs {counts}{again}. Results: {self.path.parents[1]}", file=sys.stderr)
         if self._unwritten:
             self._write(b"")
@@ -118,6 +119,11 @@ class Events:
             self._bar.see(event, more)
         if self._watcher is not None:
             self._watcher.see(self.say, event, more)
+
+    def ending(self) -> None:
+        """The sweep was told to end, which takes a while."""
+        if not self._json:
+            print("ending what goes on; what is done is kept", file=sys.stderr, flush=True)
 
     def _stand(self) -> tuple[int, int, float]:
         return self._ended, self._worked, time.monotonic() - self._since if self._since else 0.0
@@ -218,6 +224,10 @@ def status(root: Path) -> dict[str, Any]:
     here = host == socket.gethostname()
     if state == "running" and here and not _alive(begin["process"], begin.get("born")):
         state = "died"
+    if state != "running":  # it may have ended between the storing of a run and the telling
+        stored = [job for job, each in running.items() if "folder" in each and Run(Path(each["folder"])).whole]
+        counts["done"] += len(stored)
+        running = {job: each for job, each in running.items() if job not in stored}
     cut = [] if state == "running" else list(running)
     running, waiting = (running, waiting) if state == "running" else ({}, {})
     ages = {job: _since(each, here) for job, each in running.items()}
@@ -256,6 +266,8 @@ def _born(process: int) -> str:
     """
     with suppress(OSError, IndexError):
         fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+        if fields[0] in (b"Z", b"X"):
+            return "nobody"  # it has ended, and its parent has not heard of it
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {int(fields[19])}"
     with suppress(psutil.Error):
         return str(psutil.Process(process).create_time())

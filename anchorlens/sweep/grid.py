@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -75,7 +76,8 @@ def read(path: Path) -> Grid:
     except yaml_files.YamlError as error:
         raise ParameterError(str(error)) from error
     if not isinstance(found, dict):
-        raise ParameterError(f"{path}: expected notebooks: and parameters, found {type(found).__name__}.")
+        what = "nothing" if found is None else type(found).__name__
+        raise ParameterError(f"{path}: expected notebooks: and parameters, found {what}.")
     return Grid(found, str(path), line)
 
 
@@ -193,6 +195,9 @@ def _combined(grid: Grid, where: str) -> Iterator[tuple[str, dict[str, Any], dic
         at = grid.at(where, *(("only", name) for name in strange))
         raise ParameterError(f"{at}: only: {', '.join(strange)} is not among the notebooks {', '.join(names)}.")
     for name in common:
+        near = get_close_matches(name, KEYS, n=1)
+        if near and not any(name in known for known in declared.values()):
+            raise ParameterError(f"{grid.at(where, (name,))}: a grid has no {name!r}; did you mean {near[0]!r}?")
         _check_common(name, declared, grid.at(where, (name,)))
     for notebook in names:
         asked = {**common, **only.get(notebook, {})}

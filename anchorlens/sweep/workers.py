@@ -165,6 +165,7 @@ def run(
         crew.close()
         events.say("finished", failed=failed, left=len(waiting) + len(elsewhere))  # which may wait for those who track
     except BaseException:
+        events.ending()
         crew.end()
         events.say("interrupted")
         raise

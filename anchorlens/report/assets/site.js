@@ -189,7 +189,8 @@
       const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
       let shown = 0;
       for (const row of rows) {
-        const text = row.textContent.toLowerCase();
+        const whole = [...row.querySelectorAll("[title]")].map((each) => each.title); // of what is shown shortened
+        const text = [row.textContent, ...whole].join(" ").toLowerCase();
         row.hidden = !words.every((word) => text.includes(word));
         shown += !row.hidden;
       }
