@@ -1,6 +1,5 @@
 """Small models and prompts that every test can use; nothing is downloaded or trained."""
 
-import gc
 import os
 from pathlib import Path
 
@@ -32,12 +31,6 @@ BACKENDS = preflight.resolve_backend("auto")  # of the transformer-lens that is 
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores, since much of the time is spent waiting for kernels, sweeps and their ends."""
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
-
-
-def pytest_collection_finish() -> None:
-    """What was imported stays: going over it in each collection of garbage takes 0.2 s."""
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
