@@ -234,11 +234,11 @@ def test_runs_are_searched_and_sorted_by_keyboard(site, watched):
 
 
 def test_the_path_of_a_model_is_searched_where_its_last_folder_is_shown(root, out, watched):
-    add(root, model="/work/models/gpt2-small")
+    add(root, model="/home/me/models/gpt2-small")
     add(root, key="1" * 16, notebook="0_tour")
     report.build(root, out)
     page = watched.open(out / "index.html")
-    page.locator("#search").fill("work/models")
+    page.locator("#search").fill("me/models")
     page.wait_for_function("document.getElementById('count').textContent === '1 of 2 runs'")
     assert page.locator("#table tbody tr:visible td:nth-child(3)").inner_text() == "gpt2-small"
 
