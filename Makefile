@@ -5,17 +5,20 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 CONTRACT := tests/test_families.py tests/test_family_analyses.py tests/test_*released.py tests/test_information_flow.py \
 	tests/test_extraction.py
 
-.PHONY: demo test test4 test-faults test-slow test-lab test-gpu fix bench scaling pictures docs toy clean
+.PHONY: demo test checks test4 test-faults test-slow test-lab test-gpu fix bench scaling pictures docs toy clean
 
 demo: .venv/demo  ## set up, then run every notebook on the shipped toy model and make the report
 	$(BIN)/anchorlens demo
 
 test: .venv/test  ## set up, then lint, types and tests
+	$(MAKE) --jobs=2 checks .venv4/test
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(MAKE) test4
+
+checks: .venv/test  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
-	$(MAKE) test4
 
 test4: .venv4/test  ## the tests of both backends with the newest transformer-lens, which has TransformerBridge alone
 	.venv4/bin/python -m pytest -n auto --dist load $(CONTRACT)
