@@ -66,8 +66,11 @@ class Sweeps:
         (site / "sitecustomize.py").write_text(QUICK + code)
         self.env["PYTHONPATH"] = os.pathsep.join([str(site), self.env["PYTHONPATH"]])
 
-    def start(self, *more: str) -> subprocess.Popen:
+    def start(self, *more: str, terminal: int | None = None) -> subprocess.Popen:
+        """With ``--json``, what is said on stderr going into a file; or on a terminal, by its file descriptor."""
         words = [sys.executable, "-m", "anchorlens.cli", "sweep", str(self.grid), "--store", str(self.store), *more]
+        if terminal is not None:
+            return subprocess.Popen(words, stdout=terminal, stderr=terminal, env=self.env, preexec_fn=self.begin)
         with self.said.open("a") as file:
             return subprocess.Popen(
                 [*words, "--json"],

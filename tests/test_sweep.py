@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from sweep_helpers import cut
 from typer.testing import CliRunner
 
 from anchorlens import batch, cli, parameters, store, sweep
@@ -250,7 +252,9 @@ def test_a_failed_run_never_stops_the_others_and_all_is_told(swept):
         "failed": 2,
     }
     assert found["running"] == {}
-    assert "failed: 2_3_extraction" in CliRunner().invoke(cli.app, ["status", str(folder / "runs")]).output
+    said = CliRunner().invoke(cli.app, ["status", str(folder / "runs")]).output
+    assert "failed: 2_3_extraction" in said
+    assert "\\n" not in said, "an error of several lines is told in one"
 
 
 def test_what_was_done_is_not_done_again_and_what_failed_is_known(swept):
@@ -270,15 +274,18 @@ def test_tables_are_those_of_a_run_alone(swept, tmp_path):
     pd.testing.assert_frame_equal(store.read(job.folder), store.read(alone.folder), check_exact=True)
 
 
-def test_a_run_that_was_stored_when_its_sweep_ended_is_done_though_nobody_has_said_so(tmp_path):
-    with events.Events(tmp_path, 2, as_json=True) as told:
-        for job in ("a", "b"):
+def test_a_run_that_was_stored_when_its_sweep_ended_is_done_though_nobody_has_said_so(swept, tmp_path):
+    folder, path, _ = swept
+    whole = next(job.folder for job in sweep.jobs(sweep.read(path), folder / "runs") if job.state == "cached")
+    with events.Events(tmp_path, 3, as_json=True) as told:
+        for job in ("none", "whole", "damaged"):
             told.say("started", job=job, folder=str(tmp_path / job))
-        (tmp_path / "b").mkdir()
-        (tmp_path / "b" / "manifest.json").write_text("{}")
+        for job in ("whole", "damaged"):
+            shutil.copytree(whole, tmp_path / job)
+        cut(tmp_path / "damaged" / "results.parquet")  # and is about to be set aside
         told.say("interrupted")
     found = sweep.status(tmp_path)
-    assert (found["done"], found["cut"]) == (1, ["a"])
+    assert (found["done"], found["cut"]) == (1, ["none", "damaged"])
 
 
 def test_the_state_of_a_sweep_whose_process_is_gone_is_told(tmp_path):

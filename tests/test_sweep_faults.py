@@ -4,7 +4,10 @@
 """
 
 import json
+import os
+import pty
 import random
+import select
 import shutil
 import signal
 import time
@@ -17,6 +20,7 @@ import pytest
 from sweep_helpers import KILLS, LIMITS, Sweeps, alter, count, cut, place, sweeps, undisturbed
 
 from anchorlens import store
+from anchorlens.sweep import status
 
 __all__ = ["place", "sweeps", "undisturbed"]  # fixtures
 FORKS = """\
@@ -29,13 +33,13 @@ if os.fork() == 0:
 while not Path({pid!r}).exists():
     time.sleep(0.05)
 """
-LINGERS = """
+END = """
 if "spawn_main" in " ".join(sys.orig_argv):
     import time
     from anchorlens.sweep import marks
     quick = marks.end
-    marks.end = lambda mark: quick(mark) or time.sleep(3)
-"""  # a worker whose sweep is gone ends its kernel, and itself only later, as where a run has started much
+    marks.end = lambda mark: {}
+"""  # what a worker whose sweep is gone does before it ends itself
 SEED_OF_CHANCE = 5
 
 
@@ -80,10 +84,17 @@ def test_killed_at_any_moment_nothing_is_lost(undisturbed, sweeps, what, n):
     assert count(sweeps.is_as(undisturbed.tables(), cached=done), "cached") >= done
 
 
-def test_a_run_in_whose_midst_the_sweep_was_killed_has_not_failed(undisturbed, sweeps):
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param("quick(mark) or time.sleep(3)", id="slowly, as where a run has started much"),
+        pytest.param("quick(mark) or open('none')", id="with an error"),
+    ],
+)
+def test_a_run_in_whose_midst_the_sweep_was_killed_has_not_failed(undisturbed, sweeps, end):
     said = sweeps.folder / "said"
     sweeps.trouble.write_text(f"Path({str(said)!r}).write_text('begun')\ntime.sleep(600)")
-    sweeps.begins_with(LINGERS)
+    sweeps.begins_with(END.format(end))
     sweep, until = sweeps.start(), time.monotonic() + 60
     while not said.exists():
         assert time.monotonic() < until
@@ -146,6 +157,39 @@ def test_a_sweep_that_is_told_to_end_says_so_and_goes_on_later(undisturbed, swee
     assert code == 130, (said, events, sweeps.said.read_text())
     assert events[0]["event"] == "interrupted"
     assert "the same command goes on" in sweeps.said.read_text()
+    sweeps.is_clean()
+    sweeps.trouble.unlink()
+    sweeps.is_as(undisturbed.tables(), cached=1)
+
+
+@pytest.mark.parametrize(("told", "closed"), [(signal.SIGINT, False), (signal.SIGHUP, True)])
+def test_a_closed_terminal_ends_a_sweep_as_well_as_ctrl_c_on_an_open_one(undisturbed, sweeps, told, closed):
+    sweeps.trouble.write_text("time.sleep(600) if limit == 2 else None")
+    sweeps.begin = lambda: signal.signal(told, signal.SIG_DFL)
+    terminal, theirs = pty.openpty()
+    process, shown, until = sweeps.start(terminal=theirs), b"", time.monotonic() + 120
+    os.close(theirs)
+
+    def look() -> bytes:
+        assert time.monotonic() < until, shown
+        with suppress(OSError):  # nobody has the other end any more
+            return os.read(terminal, 4096) if select.select([terminal], [], [], 0.1)[0] else b""
+        return b""
+
+    while sum(path.read_text().count('"started"') for path in sweeps.store.glob("sweeps/*.jsonl")) < 2:
+        shown += look()
+    if closed:
+        os.close(terminal)
+    process.send_signal(told)
+    while process.poll() is None:
+        shown += b"" if closed else look()
+    if not closed:
+        shown += look()
+        os.close(terminal)
+        assert process.returncode == 130, shown
+        assert b"ending what goes on; what is done is kept" in shown
+    found = status(sweeps.store)
+    assert (found["state"], found["done"], len(found["cut"])) == ("interrupted", 1, 1)
     sweeps.is_clean()
     sweeps.trouble.unlink()
     sweeps.is_as(undisturbed.tables(), cached=1)

@@ -16,8 +16,8 @@ from typing import Any, Protocol, runtime_checkable
 import psutil
 
 from anchorlens.claims import WAITS
-from anchorlens.store import Run, StoreError
-from anchorlens.sweep.progress import Bar, cell, plain, seconds_left
+from anchorlens.store import Run, StoreError, damage
+from anchorlens.sweep.progress import Bar, cell, plain, seconds_left, tell
 
 FOLDER = "sweeps"  # in the store
 _START = "%Y%m%dT%H%M%S"  # in names of files
@@ -91,12 +91,12 @@ class Events:
             counts = ", ".join(f"{self._counts.get(name, 0)} {name}" for name in ENDS)
             told = any(isinstance(each, KeyboardInterrupt) for each in error)  # which is said of any command
             again = "" if self._ended == self._total or told else "; the same command goes on"
-            print(f"of {self._total} runs {counts}{again}. Results: {self.path.parents[1]}", file=sys.stderr)
+            tell(f"of {self._total} runs {counts}{again}. Results: {self.path.parents[1]}")
         if self._unwritten:
             self._write(b"")
         if self._unwritten:
             lacking = f"its last {self._unwritten.count(10)} events are only in what was printed"
-            print(f"{self.path}: {self._trouble}; {lacking}. Results are not concerned.", file=sys.stderr)
+            tell(f"{self.path}: {self._trouble}; {lacking}. Results are not concerned.")
 
     def say(self, event: str, **more: Any) -> None:
         """Something happened; ``job`` names the run that it happened to."""
@@ -114,7 +114,7 @@ class Events:
             if self._json:
                 print(line, flush=True)
             elif self._bar is None:
-                print(plain(_said(event, more, self._ended, self._total)), file=sys.stderr, flush=True)
+                tell(plain(_said(event, more, self._ended, self._total)))
         if self._bar is not None:
             self._bar.see(event, more)
         if self._watcher is not None:
@@ -123,7 +123,7 @@ class Events:
     def ending(self) -> None:
         """The sweep was told to end, which takes a while."""
         if not self._json:
-            print("ending what goes on; what is done is kept", file=sys.stderr, flush=True)
+            tell("ending what goes on; what is done is kept")
 
     def _stand(self) -> tuple[int, int, float]:
         return self._ended, self._worked, time.monotonic() - self._since if self._since else 0.0
@@ -138,11 +138,9 @@ class Events:
             self._trouble = ""
         except OSError as error:
             if not self._trouble:
-                print(
+                tell(
                     f"{self.path}: cannot be written ({error.strerror}), so `anchorlens status` lags behind until it "
-                    "can be. Make room, or make it writable; the sweep goes on.",
-                    file=sys.stderr,
-                    flush=True,
+                    "can be. Make room, or make it writable; the sweep goes on."
                 )
             self._trouble = f"cannot be written ({error.strerror})"
 
@@ -225,7 +223,7 @@ def status(root: Path) -> dict[str, Any]:
     if state == "running" and here and not _alive(begin["process"], begin.get("born")):
         state = "died"
     if state != "running":  # it may have ended between the storing of a run and the telling
-        stored = [job for job, each in running.items() if "folder" in each and Run(Path(each["folder"])).whole]
+        stored = [job for job, each in running.items() if "folder" in each and not damage(Run(Path(each["folder"])))]
         counts["done"] += len(stored)
         running = {job: each for job, each in running.items() if job not in stored}
     cut = [] if state == "running" else list(running)

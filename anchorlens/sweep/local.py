@@ -146,5 +146,7 @@ def _follow(scheduler: int, mark: str) -> None:
     while os.getppid() == scheduler:
         time.sleep(_LOOK)
     signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)  # type: ignore[arg-type]
-    marks.end(mark)
-    os.killpg(0, signal.SIGKILL)
+    try:
+        marks.end(mark)
+    finally:  # or it stands still for ever, and holds its run
+        os.killpg(0, signal.SIGKILL)

@@ -46,6 +46,12 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def tell(words: str) -> None:
+    """A line on stderr. Where that is gone, as a closed terminal is, nobody reads, which changes nothing of a sweep."""
+    with suppress(OSError):
+        print(words, file=sys.stderr, flush=True)
+
+
 class Bar:
     """All runs on one line of a terminal, and below it each that is going on with its cell.
 
@@ -73,7 +79,8 @@ class Bar:
         self._over.set()
         self._thread.join()
         self._draw()
-        self._progress.stop()
+        with suppress(OSError):
+            self._progress.stop()
 
     def see(self, event: str, more: Mapping[str, Any]) -> None:
         """What happened to a run; what went wrong stays on the terminal, above the bar."""
@@ -86,10 +93,10 @@ class Bar:
             elif job in self._running and event != "untracked":
                 self._progress.remove_task(self._running.pop(job)[0])
         if event == "waits":
-            print(plain(f"{job} {WAITS}"), file=sys.stderr, flush=True)
+            tell(plain(f"{job} {WAITS}"))
         if more.get("error"):
             said = " ".join(more["error"].splitlines())
-            print(plain(f"{event} {job}: {said}"), file=sys.stderr, flush=True)
+            tell(plain(f"{event} {job}: {said}"))
         self._draw()
 
     def _look(self) -> None:
@@ -111,7 +118,8 @@ class Bar:
                     self._progress.update(task, total=of, completed=number - 1, said=f"cell {number}/{of}, {age}")
                 else:
                     self._progress.update(task, said=age)
-        self._progress.refresh()
+        with suppress(OSError):
+            self._progress.refresh()
 
 
 def shortened(text: str, width: int) -> str:
