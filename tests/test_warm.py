@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 import types
@@ -21,7 +22,7 @@ from nbclient.exceptions import CellTimeoutError
 from papermill.engines import papermill_engines
 from test_spreading import bridged
 
-from anchorlens import batch, models, parameters, store, warm
+from anchorlens import batch, figures, models, parameters, store, warm
 from anchorlens.preflight import Checkpoint
 from anchorlens.warm import engine, inside, resident, settings, traces
 
@@ -364,6 +365,26 @@ def test_a_bridged_model_is_looked_at_as_well(tokenizer):
     assert resident.state(lens)["hooks"] != before["hooks"]
     lens.model.original_model.lm_head.weight.mul_(2)
     assert resident.state(lens)["weights"] != before["weights"]
+
+
+@pytest.mark.skipif(not figures.has_browser(), reason="no Chromium or Chrome to draw with")
+def test_a_kernel_of_its_own_leaves_no_folder_of_its_browser(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = tempfile.TemporaryDirectory()  # of a short name: the browser's socket takes 108 characters
+    monkeypatch.setenv("TMPDIR", place.name)
+    draws = """
+import tempfile
+from pathlib import Path
+import pandas as pd
+from anchorlens.figures import painting
+painting.draw({"data": [], "layout": {}})
+there = [path.name for path in Path(tempfile.gettempdir()).iterdir()]
+pd.DataFrame({"there": there}).to_parquet(Path(folder) / "results.parquet")
+"""
+    there = set(store.read(run(None, notebook(tmp_path, draws)).folder)["there"])
+    assert {name for name in there if name.startswith("tmp")}, "where the browser keeps its own"
+    assert not list(Path(place.name).glob("tmp*"))
+    place.cleanup()
 
 
 def test_a_process_that_is_gone_before_it_is_killed_is_no_error(monkeypatch):

@@ -3,6 +3,7 @@
 import ast
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty
 from typing import Any
 
@@ -110,13 +111,22 @@ def settings(
     return {"startup_timeout": start_timeout, "timeout": timeout, "log": logger, **more}
 
 
+class _Once(Client):
+    """For a kernel that is killed after its only notebook: what it would leave behind is ended before."""
+
+    def papermill_execute_cells(self) -> None:
+        super().papermill_execute_cells()
+        with suppress(DeadKernelError):  # all cells were run, and of what it leaves a kernel cannot lose more
+            self.ask("inside.close()", patience=30.0)()
+
+
 class ColdEngine(NBClientEngine):
     """papermill's own engine, which starts a kernel for each notebook, with this client."""
 
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **given: Any) -> None:
         # all is written when the last cell has ended: taking down what it had imported would take two seconds more
-        Client(nb_man, kernel_name=kernel_name, shutdown_kernel="immediate", **settings(**given)).execute()
+        _Once(nb_man, kernel_name=kernel_name, shutdown_kernel="immediate", **settings(**given)).execute()
 
 
 def register() -> None:

@@ -108,6 +108,13 @@ def end() -> list[str]:
     return said
 
 
+def close() -> list[str]:
+    """End the browser that draws figures, whose folders would stay where this kernel is killed."""
+    if painting := sys.modules.get("anchorlens.figures.painting"):
+        painting.close()
+    return []
+
+
 def _set_back(start: _Start) -> list[str]:
     from anchorlens.warm.settings import put_chance, quiet
 
