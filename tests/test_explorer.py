@@ -291,7 +291,7 @@ def test_a_browser_draws_the_words_and_says_the_widest_line(tmp_path):
     found = edges.joined([[one], [one]], np.array([[1.0, 3.0, 0.0]]), [1], 3)
     dom = unescape(dumped(explorer.html(found, [HOSTILE, "\n", "  "], ["TEXT", "ANCHOR", "TARGET"]), tmp_path))
     assert "⏎ → ␣␣  0.250  (100 %)" in dom
-    assert "S_wp 25 % (mean saliency of all heads 1.00)" in dom
+    assert "S_wp, text → label word: mean of its pairs 1.00, 25 % of the three means" in dom
     assert dom.count(f">{HOSTILE}<") == 2, "once on either side, as text"
 
 

@@ -111,6 +111,15 @@ def test_runs_that_are_not_whole_are_listed_with_what_is_wrong(root, out):
     assert whole.final.name in index
 
 
+def test_a_store_says_how_many_of_its_runs_show_something(root, out):
+    add(root)
+    for i in range(3):
+        told = {"error": "ValueError: too hot", "parameters": {"model": "b"}}
+        store.Run(root / "2_1_information_flow" / f"{i:016x}").leave("failed.json", json.dumps(told))
+    words = words_of(site(root, out)["index.html"])
+    assert "What 1 of 4 stored runs on toy shows (1 whole, 3 failed)." in words
+
+
 @pytest.mark.parametrize(
     ("failed", "want"),
     [

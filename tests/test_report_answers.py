@@ -46,6 +46,7 @@ def test_what_is_found_of_a_toy_is_said_to_be_no_evidence_wherever_it_is_shown(
         assert ("the tools, not evidence: " in found[name]) == bool(of), name
         assert of in found[name], name
         assert found[name].count("Of a toy: this shows the tools, not evidence.") == cards, name
+    assert found["index.html"].count(" (no evidence): ") == sum(model in preflight.TOYS for model in models) - on_index
     assert "not evidence" not in found["sections/2_2_isolation.html"]
     for i, model in enumerate(models):
         page = found[f"runs/2_1_information_flow-{i:016x}.html"]

@@ -155,6 +155,7 @@ def test_harmless_is_harmless_whatever_it_is_given(text):
         ("T'", '<mrow><mi>T</mi><mi class="prime">′</mi></mrow>'),
         ("T'^2", '<msup><mrow><mi>T</mi><mi class="prime">′</mi></mrow><mrow><mn>2</mn></mrow></msup>'),
         (r"\sqrt{n}", "<msqrt><mrow><mi>n</mi></mrow></msqrt>"),
+        (r"i\text{ or }j", "<mi>i</mi><mtext>\u00a0or\u00a0</mtext><mi>j</mi>"),
         ("j<2", '<mi>j</mi><mo stretchy="false">&lt;</mo><mn>2</mn>'),
     ],
 )

@@ -193,11 +193,12 @@ function start(root, data) {
     const what = state.measure ? "attention" : "saliency";
     const top = drawn.slice(0, 4).map((edge) => line(edge, total)).join("\n");
     const none = focus ? "no line of this word is shown" : edges.length ? "all lines are hidden" : `no ${what} here`;
-    said.textContent = drawn.length ? `widest lines, and their share of all:\n${top}` : none;
+    said.textContent = drawn.length ? `widest lines, and their share of the sum of all pairs:\n${top}` : none;
     now.replaceChildren();
     make("b", now, {}, `layer ${layer + 1} of ${data.layers}`);
     ["S_wp", "S_pq", "S_ww"].forEach((name, flow) => {
-      make("span", now, {}, `${name} ${percent(shares[layer][flow], 1)} (mean saliency of all heads ${number(means[3 * layer + flow])})`);
+      const mean = number(means[3 * layer + flow]), among = percent(shares[layer][flow], 1);
+      make("span", now, {}, `${name}, ${data.flows[flow]}: mean of its pairs ${mean}, ${among} of the three means`);
     });
     const kept = `${percent(shown, total)} of this ${state.head ? "head" : "layer"}'s ${what}`;
     make("span", now, {}, `the ${edges.length} widest lines are kept: ${kept}`);

@@ -55,6 +55,11 @@ class Answer:
     def toy(self) -> bool:
         return any(run.value("model") in TOYS for run in self.runs)
 
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What its runs were given beside model, task and seeds."""
+        return tuple(dict.fromkeys(f"{name}={value}" for run in self.runs for name, value in run.settings.items()))
+
 
 def beside(answer: Answer, held: Sequence[str]) -> Answer:
     """The answer beside what is held of all shapes of its section, "yes" or "no" each: a yes may be one in part."""

@@ -125,7 +125,8 @@ class _Reader:
         if name in ("left", "right"):
             return f"<mo>{html.escape(self._next())}</mo>"
         if name.endswith("}") and len(name) > 1:
-            return f"<mtext>{html.escape(name.partition('{')[2][:-1])}</mtext>"
+            words = name.partition("{")[2][:-1].replace(" ", "\u00a0")  # others are trimmed
+            return f"<mtext>{html.escape(words)}</mtext>"
         if name in (",", ";", ":", " ", "quad", "qquad", "!"):
             return '<mspace width="1em"/>' if "quad" in name else '<mspace width="0.2em"/>'
         if name in ("{", "}", "|"):
