@@ -12,13 +12,14 @@ import scaling
 from anchorlens import batch, figures, warm
 from anchorlens.cli.runs import DEMO
 
-# One figure of each section's notebook, with what it is run with on the toy.
+SEEDS = {"task": "agnews", "seeds": [42, 43, 44, 45, 46]}
+# One figure of each section's notebook, with what it is run with on the toy (README says so).
 FIGURES = {
-    "2_1_information_flow": ("information_flow", {"task": "agnews", "seeds": [42, 43, 44, 45, 46]}),
-    "2_2_isolation": ("isolation", {"task": "agnews"}),
-    "2_3_extraction": ("extraction", {"task": "agnews"}),
+    "2_1_information_flow": ("information_flow", SEEDS),
+    "2_2_isolation": ("isolation", SEEDS),
+    "2_3_extraction": ("extraction", SEEDS),
     "3_1_reweighting": ("reweighting", DEMO["3_1_reweighting"]),
-    "3_2_compression": ("compression", {"task": "agnews"}),
+    "3_2_compression": ("compression", SEEDS),
     "3_3_diagnosis": ("confusion", DEMO["3_3_diagnosis"]),
 }
 
