@@ -1,6 +1,7 @@
 """Small models and prompts that every test can use; nothing is downloaded or trained."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -26,6 +27,12 @@ LONG = (
     *("notebooks", "jupyterlab", "reproduce", "browser", "sweep", "store_kills", "toy_analyses"),
 )
 BACKENDS = preflight.resolve_backend("auto")  # of the transformer-lens that is installed
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches what the tests start, also where they were started with ``&`` or nohup, which ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -184,7 +184,7 @@ def sweep(folder: Path, *more: str) -> dict[str, pd.DataFrame]:
     words = [sys.executable, "-m", "anchorlens.cli", "sweep", str(grid), "--store", str(folder / "store"), "--json"]
     one = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "CUDA_VISIBLE_DEVICES": one}
-    done = subprocess.run([*words, *more], capture_output=True, text=True, env=env, timeout=900)
+    done = subprocess.run([*words, *more], capture_output=True, text=True, env=env, timeout=500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert (count(events, "done"), count(events, "retried")) == (len(names), 0), events

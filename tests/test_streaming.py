@@ -168,7 +168,7 @@ def test_memory_does_not_grow_with_the_number_of_prompts(tmp_path):
     }
     script = Path(__file__).with_name("streaming_memory.py")
     command = [sys.executable, str(script), str(tmp_path / "run"), "nothing"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env={**os.environ, **settled})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env={**os.environ, **settled})
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     assert (found["prompts"], found["windows"]) == (20_000, 40)
