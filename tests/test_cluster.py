@@ -309,6 +309,9 @@ class PretendedWorker:
         future.set_result({"status": "done"} if self.placed else unplaced)
         return future
 
+    def look(self, future):
+        pass
+
     def outcome(self, future, limit):
         return future.result()
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -342,6 +343,9 @@ class Silent:
             future.set_result({"status": self.said, "kind": self.kind, "error": "wrong"})
         return future
 
+    def look(self, future):
+        pass
+
     def outcome(self, future, limit):
         return dict(future.result())
 
@@ -440,6 +444,46 @@ def test_what_a_sweep_was_told_is_not_lost_in_a_finaliser():
         del last  # Python prints what is raised there, and goes on
         with pytest.raises(KeyboardInterrupt):
             heed()
+
+
+class Deaf:
+    """A pool whose only process has died before it was given a run, which it takes and never hears of."""
+
+    active = True
+
+    def __init__(self, raises: str = "") -> None:
+        self.raises = raises
+
+    def schedule(self, *given, **named):
+        self.active = False
+        if self.raises:
+            raise RuntimeError(self.raises)
+        return Future()
+
+    def stop(self):
+        pass
+
+    join = stop
+
+
+@pytest.mark.parametrize("raises", ["", "Unexpected error within the Pool"])
+def test_a_worker_that_dies_before_its_pool_hears_of_a_run_is_replaced(tmp_path, monkeypatch, raises):
+    monkeypatch.setattr(workers, "_LOOK", 0.05)
+    made, pool = [Deaf(raises)], types.SimpleNamespace(active=True, stop=lambda: None, join=lambda: None)
+
+    def schedule(*given, **named):
+        future = Future()
+        future.set_result({"status": "done"})
+        return future
+
+    pool.schedule = schedule  # each run, and at the end what closes the kernel
+    monkeypatch.setattr(local.Worker, "_made", lambda self: made.pop() if made else pool)
+    jobs = [sweep.Job("2_3_extraction", {"limit": 1}, tmp_path / "2_3_extraction" / "1", "new")]
+    with sweep.Events(tmp_path, 1, as_json=True) as events:
+        assert workers.run(jobs, tmp_path, events, local.Crew(1))
+    said = [json.loads(line) for line in events.path.read_text().splitlines()]
+    assert [each["event"] for each in said] == ["begin", "started", "retried", "started", "done", "finished"]
+    assert "died before it began" in said[2]["error"]
 
 
 def test_a_sweep_looks_now_and_then_whether_it_was_told_to_end(tmp_path):

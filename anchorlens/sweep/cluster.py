@@ -136,6 +136,9 @@ class Worker:
         threading.Thread(target=self._fly, args=(future, given, limit, self._generation), daemon=True).start()
         return future
 
+    def look(self, future: Future) -> None:
+        """Nothing: Ray says of each call how it ended."""
+
     def outcome(self, future: Future, limit: float) -> dict[str, Any]:
         """What became of a run, whatever became of its worker.
 

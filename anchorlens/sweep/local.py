@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
@@ -78,13 +79,29 @@ class Worker:
 
     def __init__(self, threads: int, gpu: str) -> None:
         self._mark, self._threads, self._gpu, self._pool = uuid.uuid4().hex, threads, gpu, None
+        self._lost: Any = None  # a run of a pool that has ended, at the last look
 
     def start(self, given: tuple[Any, ...], limit: float) -> Any:
         """The future of a run."""
         if self._pool is None or not self._pool.active:  # it may have died since its last run
             self.end()
             self._pool = self._made()
-        return self._pool.schedule(inside.work, args=given)  # whose own limit is by the clock that may be set
+        try:
+            return self._pool.schedule(inside.work, args=given)  # whose own limit is by the clock that may be set
+        except RuntimeError as error:  # its process has died as soon as it was there
+            future: Future = Future()
+            future.set_exception(BrokenProcessPool(str(error)))
+            return future
+
+    def look(self, future: Any) -> None:
+        """End a run of which a pool never heard, since its process died before; others the pool ends itself."""
+        if self._pool is None or self._pool.active:
+            self._lost = None
+        elif self._lost is not future:  # which the pool may be ending just now
+            self._lost = future
+        else:
+            with suppress(InvalidStateError):
+                future.set_exception(BrokenProcessPool("it had not heard of the run"))
 
     def outcome(self, future: Any, limit: float) -> dict[str, Any]:
         """What became of a run, whatever became of its worker."""

@@ -38,6 +38,10 @@ class Worker(Protocol):
         """
         ...
 
+    def look(self, future: Any) -> None:
+        """Now and then, while a run goes on: one that will never be answered is to be ended."""
+        ...
+
     def outcome(self, future: Any, limit: float) -> dict[str, Any]:
         """What became of it: ``status``, with ``kind`` and ``error`` where that is failed, ``error`` where unplaced."""
         ...
@@ -181,6 +185,7 @@ def _answered(flying: Mapping[Any, _Flight], limit: float) -> Iterable[Any]:
         return done
     now = time.monotonic()
     for future, flight in flying.items():
+        flight.worker.look(future)
         if flight.began is None and future.running():
             flight.began = now
     return [future for future, flight in flying.items() if limit and _late(flight, now - limit)]
