@@ -30,7 +30,7 @@ test-slow: .venv/test  ## JupyterLab, a Ray cluster, the paper's grid in small, 
 	ANCHORLENS_SLOW=1 $(BIN)/pytest -m slow -n auto --dist loadfile --no-loadscope-reorder
 
 test-lab: .venv/test  ## every notebook in JupyterLab (needs Chromium or Chrome): three minutes
-	ANCHORLENS_LAB=all $(BIN)/python -m pytest tests/test_jupyterlab.py
+	ANCHORLENS_SLOW=1 ANCHORLENS_LAB=all $(BIN)/python -m pytest tests/test_jupyterlab.py
 
 .venv/python:
 	@echo "making .venv and installing torch"

@@ -1,6 +1,7 @@
 """Notebooks open in JupyterLab, in a real browser, and run through there as they are, on the toy with few queries.
 
-``ANCHORLENS_LAB=all`` takes every notebook (``make test-lab``), otherwise the tour. Needs Chromium or Chrome.
+``ANCHORLENS_LAB=all`` takes every notebook (``make test-lab``), otherwise the tour (``make test-slow``). It needs
+Chromium or Chrome.
 """
 
 import json
