@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import types
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -362,12 +364,12 @@ class Silent:
         return [self]
 
 
-def told(folder: Path, crew: Silent, **how) -> list[dict]:
+def told(folder: Path, crew: Silent, heed: Callable[[], None] = lambda: None, **how) -> list[dict]:
     given = [{"limit": n} for n in range(3)]
     jobs = [
         sweep.Job("2_3_extraction", each, folder / "2_3_extraction" / str(n), "new") for n, each in enumerate(given)
     ]
-    with sweep.Events(folder, len(jobs)) as events:
+    with sweep.Events(folder, len(jobs), heed=heed) as events:
         assert workers.run(jobs, folder, events, crew, **how) is False
     return [json.loads(line) for line in events.path.read_text().splitlines()]
 
@@ -401,11 +403,12 @@ def test_a_run_whose_prompts_do_not_fit_into_memory_stops_no_other(tmp_path):
 
 def test_a_worker_that_stands_still_between_runs_holds_up_no_end(monkeypatch):
     monkeypatch.setattr(local, "_PATIENCE", 1)
-    worker = local.Worker(1, "")
+    crew = local.Crew(1)
+    (worker,) = crew.hire([sweep.Job("2_3_extraction", {}, Path("none"), "new")], Path("none"))
     worker._pool = worker._made()
     process = psutil.Process(worker._pool.schedule(os.getpid).result())
     process.suspend()
-    ending = threading.Thread(target=worker.close, daemon=True)
+    ending = threading.Thread(target=crew.close, daemon=True)
     ending.start()
     ending.join(timeout=30)
     assert not ending.is_alive()
@@ -432,18 +435,41 @@ def test_looking_at_a_grid_imports_no_torch(tmp_path):
     assert grid.RELOADS[0] == "model"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_what_a_sweep_was_told_is_not_lost_in_a_finaliser():
-    class Last:
-        def __del__(self):
-            signal.raise_signal(signal.SIGTERM)
-
-    with sweep.stoppable() as heed:
-        heed()
-        last = Last()
-        del last  # Python prints what is raised there, and goes on
-        with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_tells_a_sweep_to_end_raises_where_it_is_heeded_alone(number):
+    before = signal.signal(number, signal.default_int_handler)  # some of them may be ignored here
+    try:
+        with sweep.stoppable() as heed:
             heed()
+            signal.raise_signal(number)
+            signal.raise_signal(number)  # once is enough
+            with pytest.raises(KeyboardInterrupt):
+                heed()
+        assert signal.getsignal(number) is signal.default_int_handler
+        signal.signal(number, signal.SIG_IGN)
+        with sweep.stoppable() as heed:
+            signal.raise_signal(number)
+            heed()
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_sweep_that_is_told_to_end_while_it_gives_a_worker_its_run_ends_after_that(tmp_path, monkeypatch):
+    """As pebble's queue wakes its reader: what is raised in that moment leaves the reader waiting for ever."""
+    given = []
+
+    def start(*run):
+        signal.raise_signal(signal.SIGTERM)
+        given.append(run)
+        return Future()
+
+    crew = Silent()
+    monkeypatch.setattr(crew, "start", start)
+    with sweep.stoppable() as heed, pytest.raises(KeyboardInterrupt):
+        told(tmp_path, crew, heed)
+    assert len(given) == 1
+    said = next(tmp_path.glob("sweeps/*.jsonl")).read_text().splitlines()
+    assert [json.loads(line)["event"] for line in said] == ["begin", "started", "interrupted"]
 
 
 class Deaf:
@@ -486,6 +512,24 @@ def test_a_worker_that_dies_before_its_pool_hears_of_a_run_is_replaced(tmp_path,
     assert "died before it began" in said[2]["error"]
 
 
+def test_a_sweep_that_waits_for_another_rests_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_LOOK", 0.05)
+    monkeypatch.setattr(workers, "_HEED", 0.02)
+    looks, crew = [], Silent("waits")
+    crew.started = 1  # so that its worker answers
+    monkeypatch.setattr(workers.claims, "owned", lambda folder: len(looks) < 20)
+
+    def heed():
+        looks.append(time.monotonic())
+        if len(looks) == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        told(tmp_path, crew, heed)
+    assert looks[-1] - looks[0] > 0.15
+    assert crew.started > 4, "each is given to a worker again when nobody has it"
+
+
 def test_a_sweep_looks_now_and_then_whether_it_was_told_to_end(tmp_path):
     turns = iter([None, None, KeyboardInterrupt()])
 
@@ -495,5 +539,5 @@ def test_a_sweep_looks_now_and_then_whether_it_was_told_to_end(tmp_path):
 
     crew = Silent()  # whose first worker never answers
     with pytest.raises(KeyboardInterrupt):
-        told(tmp_path, crew, heed=heed)
+        told(tmp_path, crew, heed)
     assert next(turns, None) is None

@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -353,6 +354,19 @@ def test_what_was_not_tracked_is_in_the_last_line(tmp_path, mlflow, capsys):
     assert lines[4:] == [f"of 1 runs 0 done, 1 cached, 0 failed. Results: {tmp_path}"]
 
 
+def test_a_sweep_that_is_told_to_end_gives_a_sink_that_hangs_a_moment_more(tmp_path, mlflow, monkeypatch):
+    monkeypatch.setattr(tracking, "HASTE", 0.2)
+    mlflow.gate = threading.Event()
+    tracker = tracking.Tracker(tmp_path, ["mlflow"], {})
+    tracker.see(lambda event, **more: None, "cached", {"job": "a", "folder": str(finished(tmp_path))})
+    with sweep.stoppable() as heed:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            tracker.finish(heed=heed)
+    assert tracker.finish(hasty=True) == 1
+    mlflow.gate.set()
+
+
 def test_a_sink_that_hangs_is_not_waited_for(tmp_path, mlflow, monkeypatch):
     monkeypatch.setattr(tracking, "PATIENCE", 0.2)
     mlflow.gate = threading.Event()
@@ -521,10 +535,11 @@ def test_a_sweep_that_is_interrupted_while_it_waits_for_a_sink_says_so(tmp_path)
         def see(self, say, event, more):
             pass
 
-        def finish(self, *, hasty):
+        def finish(self, *, hasty, heed=lambda: None):
             self.hasty.append(hasty)
             if not hasty:
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGTERM)
+            heed()
             return 0
 
     class Nobody:
@@ -541,6 +556,10 @@ def test_a_sweep_that_is_interrupted_while_it_waits_for_a_sink_says_so(tmp_path)
             raise NotImplementedError
 
     slow = Slow()
-    with sweep.Events(tmp_path, 0, as_json=True, watcher=slow) as said, pytest.raises(KeyboardInterrupt):
+    with (
+        sweep.stoppable() as heed,
+        sweep.Events(tmp_path, 0, as_json=True, watcher=slow, heed=heed) as said,
+        pytest.raises(KeyboardInterrupt),
+    ):
         workers.run([], tmp_path, said, Nobody())
     assert (slow.hasty, sweep.status(tmp_path)["state"]) == ([False, True], "interrupted")

@@ -56,8 +56,11 @@ def reproduce(
                     told = {"state": job.state, "job": job.name, "folder": str(job.folder), "error": job.said}
                     print(json.dumps(told) if json_ else sweep_.plain(f"{job.state:<7} {job.name}"))
                 return
-            with sweep_.stoppable() as heed, sweep_.Events(store, len(grid.jobs), as_json=json_) as events:
-                whole = workers_.run(grid.jobs, store, events, crew, heed=heed)
+            with (
+                sweep_.stoppable() as heed,
+                sweep_.Events(store, len(grid.jobs), as_json=json_, heed=heed) as events,
+            ):
+                whole = workers_.run(grid.jobs, store, events, crew)
         written, held = [], []
 
         def compare(folders: Sequence[Path]) -> Any:  # of all runs of the store, so that nothing says two things

@@ -64,9 +64,9 @@ def sweep(
                 tracker = tracking.Tracker(store, track, {str(job.folder): job.parameters for job in jobs})
             with (
                 sweep_.stoppable() as heed,
-                sweep_.Events(store, len(jobs), as_json=json_, watcher=tracker) as events,
+                sweep_.Events(store, len(jobs), as_json=json_, watcher=tracker, heed=heed) as events,
             ):
-                whole = workers_.run(jobs, store, events, crew, limit=time_limit, fail_fast=fail_fast, heed=heed)
+                whole = workers_.run(jobs, store, events, crew, limit=time_limit, fail_fast=fail_fast)
     if not whole:
         raise typer.Exit(1)
 

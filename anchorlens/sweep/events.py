@@ -34,8 +34,8 @@ class Watcher(Protocol):
         """An event; it may be answered with another by ``say``, from any thread."""
         ...
 
-    def finish(self, *, hasty: bool) -> int:
-        """End; how many runs could not be told."""
+    def finish(self, *, hasty: bool, heed: Callable[[], None] = lambda: None) -> int:
+        """End; how many runs could not be told. ``heed`` is called now and then, and may raise."""
         ...
 
 
@@ -50,12 +50,22 @@ class Events:
         total: how many jobs there are.
         as_json: print each event on stdout; otherwise a bar on a terminal, and a line an event elsewhere.
         watcher: is told, too.
+        heed: called by whatever takes long, at least every second; raises where the sweep was told to end
+            (``stopping.stoppable``).
 
     Raises:
         StoreError: if nothing can be written there.
     """
 
-    def __init__(self, root: Path, total: int, *, as_json: bool = False, watcher: Watcher | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        total: int,
+        *,
+        as_json: bool = False,
+        watcher: Watcher | None = None,
+        heed: Callable[[], None] = lambda: None,
+    ) -> None:
         try:
             (root / FOLDER).mkdir(parents=True, exist_ok=True)
             self.path = root / FOLDER / f"{_after(_files(root)):{_START}}-{os.getpid()}.jsonl"
@@ -65,7 +75,7 @@ class Events:
                 f"store {root}: cannot be written ({error.strerror}: {error.filename}), so nothing was started. Give a "
                 "folder that you may write to, with room left, as --store."
             ) from error
-        self._json, self._total, self._watcher = as_json, total, watcher
+        self._json, self._total, self._watcher, self.heed = as_json, total, watcher, heed
         self._bar: Bar | None = None
         self._ended = self._worked = 0
         self._counts: dict[str, int] = {}
@@ -100,8 +110,10 @@ class Events:
 
     def say(self, event: str, **more: Any) -> None:
         """Something happened; ``job`` names the run that it happened to."""
-        if self._watcher is not None and event in OVER:
-            more["untracked"] = self._watcher.finish(hasty=event == "interrupted")
+        if self._watcher is not None and event == "finished":
+            more["untracked"] = self._watcher.finish(hasty=False, heed=self.heed)
+        elif self._watcher is not None and event == "interrupted":
+            more["untracked"] = self._watcher.finish(hasty=True)
         moment = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "clock": round(time.monotonic(), 3)}
         line = json.dumps({"event": event, **moment, **more})
         with self._lock:

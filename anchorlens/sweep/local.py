@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
@@ -47,8 +47,9 @@ class Crew:
 
     def close(self) -> None:
         """End all workers, and their kernels in good order."""
-        for worker in self._every:
-            worker.close()
+        closing = [worker.closing() for worker in self._every]
+        wait([each for each in closing if each is not None], timeout=_PATIENCE)
+        self.end()
 
     def end(self) -> None:
         """End all workers and what their runs have started, at once."""
@@ -116,12 +117,12 @@ class Worker:
         self.end()
         return said
 
-    def close(self) -> None:
-        """End the worker, and its kernel in good order."""
-        if self._pool is not None and self._pool.active:
-            with suppress(Exception):  # it died meanwhile, or stands still, or its kernel would not: results are there
-                self._pool.schedule(inside.close).result(_PATIENCE)
-        self.end()
+    def closing(self) -> Any:
+        """Ask for the kernel to end in good order, and for the future that tells what became of it."""
+        if self._pool is None or not self._pool.active:
+            return None
+        with suppress(RuntimeError):  # it died meanwhile: results are there
+            return self._pool.schedule(inside.close)
 
     def end(self) -> None:
         """End the worker and all that its runs have started, at once."""

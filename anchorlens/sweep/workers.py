@@ -1,7 +1,7 @@
 """The loop of a sweep, for whichever engine: gives runs to workers, tries lost ones again, tells what happens."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ DIED = (
 )  # abnormal ends, after which a run is tried again
 GRACE = 300  # seconds beyond its limit within which a run's worker must have answered: it may have to start first
 _LOOK = 1.0  # seconds between looks at who is late, and at what others do
+_HEED = 0.1  # seconds between looks at whether the sweep was told to end
 
 
 class UnplacedError(RuntimeError):
@@ -91,16 +92,15 @@ def run(
     *,
     limit: float = 0.0,
     fail_fast: bool = False,
-    heed: Callable[[], None] = lambda: None,
 ) -> bool:
     """Run jobs that are not done yet, and tell what happens to each.
 
     Args:
+        events: are told, and say by ``heed`` whether the sweep is to end: it is asked between steps alone.
         crew: the workers, each with a kernel of its own that is kept from run to run.
         limit: seconds that a run may take, by the clock that nobody sets; 0: any. While another process does it, the
             worker does others, and no time counts.
         fail_fast: start no further run after one that failed.
-        heed: called at least every few seconds; raises where the sweep was told to end (``stopping.stoppable``).
 
     Returns:
         Whether all is done. No process that a run has started is left.
@@ -126,7 +126,7 @@ def run(
         every = crew.hire([job for job, _ in waiting], events.path)
         free = list(reversed(every))
         while True:
-            heed()
+            events.heed()
             if ended := [each for each in elsewhere if not claims.owned(each[0].folder)]:
                 elsewhere = [each for each in elsewhere if each not in ended]
                 waiting += ended
@@ -135,11 +135,9 @@ def run(
                 events.say("started", job=job.name, folder=str(job.folder), attempt=attempt)
                 given = (job.notebook, dict(job.parameters), str(root), dict(job.made_of))
                 flying[worker.start(given, limit)] = _Flight(worker, job, attempt, time.monotonic())
-            if not flying:
-                if not elsewhere or (fail_fast and failed):
-                    break
-                time.sleep(_LOOK)
-            for future in _answered(flying, limit):
+            if not flying and (not elsewhere or (fail_fast and failed)):
+                break
+            for future in _answered(flying, limit, events):
                 flight = flying.pop(future)
                 worker, job, attempt = flight.worker, flight.job, flight.attempt
                 said = worker.outcome(future, limit) if future.done() else _given_up(flight, limit)
@@ -176,13 +174,18 @@ def run(
     return not failed and not waiting and not elsewhere
 
 
-def _answered(flying: Mapping[Any, _Flight], limit: float) -> Iterable[Any]:
+def _answered(flying: Mapping[Any, _Flight], limit: float, events: Events) -> Iterable[Any]:
     """Runs that have ended, or took too long, or whose workers, suspended before they took one, would never say so.
 
     None after a while: there is more to look at.
     """
-    if done := wait(flying, timeout=_LOOK, return_when=FIRST_COMPLETED).done:
-        return done
+    until = time.monotonic() + _LOOK
+    while time.monotonic() < until:
+        if done := wait(flying, timeout=_HEED, return_when=FIRST_COMPLETED).done:
+            return done
+        if not flying:  # others do what is left
+            time.sleep(_HEED)
+        events.heed()
     now = time.monotonic()
     for future, flight in flying.items():
         flight.worker.look(future)

@@ -81,8 +81,8 @@ class Tracker:
                 self._waiting.append(ended)
                 self._changed.notify_all()
 
-    def finish(self, *, hasty: bool = False) -> int:
-        """Wait until all is told, as long as there is progress.
+    def finish(self, *, hasty: bool = False, heed: Callable[[], None] = lambda: None) -> int:
+        """Wait until all is told, as long as there is progress and ``heed``, called meanwhile, does not raise.
 
         Returns:
             How many times a sink was not told of a run.
@@ -91,6 +91,7 @@ class Tracker:
         with self._changed:
             self._moved = monotonic()
             while self._waiting and monotonic() - self._moved < patience:
+                heed()
                 self._changed.wait(0.2)
             left, self._over = list(self._waiting), True
             self._waiting.clear()
