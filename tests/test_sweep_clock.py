@@ -1,5 +1,6 @@
 """A clock that is set back, or was wrong, changes neither which sweep is the latest nor how long runs take."""
 
+import io
 import json
 import os
 import subprocess
@@ -194,21 +195,23 @@ def test_a_wait_is_a_line_that_is_read(tmp_path, capsys):
     assert f"2_3_extraction model=toy {claims.WAITS}\n" in capsys.readouterr().err
 
 
-def test_a_run_that_waits_for_another_process_says_so(tmp_path, capsys):
+def test_a_run_that_waits_for_another_process_says_so(tmp_path, monkeypatch):
     def leave() -> None:
         raise InterruptedError
 
+    said, until = io.StringIO(), time.monotonic() + 60
+    monkeypatch.setattr(sys, "stderr", said)  # which can be read while another thread writes, as capsys' cannot
     planned = batch.plan("2_3_extraction", {"limit": 8}, tmp_path)
     with store.claiming(planned.target):
         with pytest.raises(InterruptedError):
             batch.run("2_3_extraction", {"limit": 8}, root=tmp_path, waits=leave)
         waiting = threading.Thread(target=batch.run, args=("2_3_extraction", {"limit": 8}), kwargs={"root": tmp_path})
         waiting.start()
-        said = ""
-        while claims.WAITS not in said:
-            said += capsys.readouterr().err
+        while not said.getvalue().endswith("\n"):
+            assert time.monotonic() < until
+            time.sleep(0.01)
         planned.target.write(FRAME, {"value": "float64"})
         planned.target.finish({})
     waiting.join(timeout=60)
     assert not waiting.is_alive()
-    assert said == f"2_3_extraction {claims.WAITS}\n"
+    assert said.getvalue() == f"2_3_extraction {claims.WAITS}\n"
