@@ -100,4 +100,4 @@ def status(
         print("  the command that started it goes on after what is done")
     for what, told in (("failed", found["errors"]), ("not tracked", found["untracked"])):
         for job, error in told.items():
-            print(sweep_.plain(f"  {what}: {job}: {' '.join(error.splitlines())}"))
+            print(sweep_.plain(f"  {what}: {job}: {error}"))

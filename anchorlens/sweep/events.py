@@ -174,7 +174,7 @@ def _after(files: Sequence[Path]) -> datetime:
 
 def _said(event: str, more: Mapping[str, Any], ended: int, total: int) -> str:
     count = f"[{ended}/{total}] " if event in ENDS else ""
-    detail = f": {' '.join(more['error'].splitlines())}" if more.get("error") else ""
+    detail = f": {more['error']}" if more.get("error") else ""
     took = f" ({more['seconds']:.1f} s)" if "seconds" in more else ""
     missed = f"; {more['untracked']} times a run was not tracked" if more.get("untracked") else ""
     what = f"{more['job']} {WAITS}" if event == "waits" else f"{event} {more.get('job', '')}".strip()

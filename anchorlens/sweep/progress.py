@@ -43,7 +43,8 @@ def seconds_left(worked: int, left: int, seconds: float) -> float | None:
 
 def plain(text: str) -> str:
     """Text on one line, without what a terminal would obey."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    line = " ".join(text.splitlines())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
 def tell(words: str) -> None:
@@ -95,8 +96,7 @@ class Bar:
         if event == "waits":
             tell(plain(f"{job} {WAITS}"))
         if more.get("error"):
-            said = " ".join(more["error"].splitlines())
-            tell(plain(f"{event} {job}: {said}"))
+            tell(plain(f"{event} {job}: {more['error']}"))
         self._draw()
 
     def _look(self) -> None:
