@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 from pathlib import Path
 from types import SimpleNamespace
@@ -365,6 +366,38 @@ def test_a_sweep_that_is_told_to_end_gives_a_sink_that_hangs_a_moment_more(tmp_p
             tracker.finish(heed=heed)
     assert tracker.finish(hasty=True) == 1
     mlflow.gate.set()
+
+
+def test_a_sweep_that_was_told_to_end_waits_no_longer_for_a_sink_that_is_slow(tmp_path, mlflow, monkeypatch):
+    monkeypatch.setattr(tracking, "HASTE", 0.5)
+    make = mlflow.create_run
+    monkeypatch.setattr(mlflow, "create_run", lambda *given, **more: time.sleep(0.2) or make(*given, **more))
+    tracker = tracking.Tracker(tmp_path, ["mlflow"], {})
+    for n in range(40):
+        tracker.see(lambda event, **more: None, "cached", {"job": "a", "folder": str(finished(tmp_path, f"{n:016x}"))})
+    began = time.monotonic()
+    assert tracker.finish(hasty=True) > 20
+    assert time.monotonic() - began < 4, "also where each is told within its patience"
+
+
+@pytest.mark.parametrize("hasty", [True, False])
+def test_a_sink_that_does_not_close_is_not_waited_for(tmp_path, wandb, monkeypatch, hasty):
+    monkeypatch.setattr(tracking, "HASTE", 0.2)
+    hangs, asked = threading.Event(), []
+    monkeypatch.setattr(wandb, "teardown", hangs.wait)
+    tracker = tracking.Tracker(tmp_path, ["wandb"], {})
+    if hasty:
+        assert tracker.finish(hasty=True) == 0
+    else:
+
+        def heed() -> None:
+            asked.append(1)
+            if len(asked) == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            tracker.finish(heed=heed)
+    hangs.set()
 
 
 def test_a_sink_that_hangs_is_not_waited_for(tmp_path, mlflow, monkeypatch):

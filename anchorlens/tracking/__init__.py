@@ -84,13 +84,15 @@ class Tracker:
     def finish(self, *, hasty: bool = False, heed: Callable[[], None] = lambda: None) -> int:
         """Wait until all is told, as long as there is progress and ``heed``, called meanwhile, does not raise.
 
+        In haste no longer than a moment, whether there is progress or not.
+
         Returns:
             How many times a sink was not told of a run.
         """
         patience = HASTE if hasty else PATIENCE
         with self._changed:
-            self._moved = monotonic()
-            while self._waiting and monotonic() - self._moved < patience:
+            began = self._moved = monotonic()
+            while self._waiting and monotonic() - (began if hasty else self._moved) < patience:
                 heed()
                 self._changed.wait(0.2)
             left, self._over = list(self._waiting), True
@@ -100,10 +102,18 @@ class Tracker:
             for name in self._sinks:
                 self._untracked(ended, name, f"it did not answer within {patience} s at the end of the sweep")
         if not left:
-            for each in self._sinks.values():
-                with suppress(Exception):
-                    each.close()
+            closing = threading.Thread(target=self._close, name="tracking", daemon=True)
+            closing.start()
+            until = monotonic() + patience
+            while closing.is_alive() and monotonic() < until:
+                heed()
+                closing.join(0.2)
         return self.untracked
+
+    def _close(self) -> None:
+        for each in self._sinks.values():
+            with suppress(Exception):
+                each.close()
 
     def _work(self) -> None:
         while True:
