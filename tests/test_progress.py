@@ -1,5 +1,6 @@
 """How far a sweep is: the cell of each run, the time left from work alone, and both on a terminal."""
 
+import errno
 import io
 import json
 import re
@@ -115,6 +116,26 @@ def test_a_terminal_shows_each_run_with_its_cell_and_what_failed_stays(tmp_path,
     assert "\x1b[2J" not in shown
     assert "failed 2_2_isolation" in shown
     assert "one two" in shown
+
+
+def test_a_terminal_that_is_gone_changes_nothing_of_a_sweep(tmp_path, monkeypatch):
+    class Gone(Terminal):
+        gone = False
+
+        def write(self, text: str) -> int:
+            if self.gone:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with sweep.Events(tmp_path, 2) as said:
+        Gone.gone = True
+        for job in "ab":
+            said.say("started", job=job, folder=str(tmp_path / "none"))
+            said.say("failed", job=job, folder="", error="wrong")
+        said.ending()
+        said.say("interrupted")
+    assert sweep.status(tmp_path)["failed"] == 2
 
 
 @given(text=st.text())

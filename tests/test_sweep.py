@@ -4,25 +4,18 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-import time
-import types
-from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 from sweep_helpers import cut
 from typer.testing import CliRunner
 
 from anchorlens import batch, cli, parameters, store, sweep
 from anchorlens.parameters import ParameterError
-from anchorlens.sweep import events, grid, local, workers
+from anchorlens.sweep import events, grid, local
 
 SMALL = {"notebooks": ["2_3_extraction"], "model": "toy", "limit": 8, "batch_tokens": 4000}
 
@@ -332,89 +325,6 @@ def test_workers_have_a_gpu_each_unless_runs_choose(tmp_path, monkeypatch, there
         assert local.gpus(jobs, 2) == ["5", "7"]
 
 
-class Silent:
-    """Workers of which the first never answers and each other says that its run is done, or has failed."""
-
-    def __init__(self, said: str = "done", kind: str = "ValueError") -> None:
-        self.said, self.kind, self.ended, self.started = said, kind, 0, 0
-
-    def start(self, given, limit):
-        self.started += 1
-        future = Future()
-        if self.started > 1 or self.said == "failed":
-            future.set_result({"status": self.said, "kind": self.kind, "error": "wrong"})
-        return future
-
-    def look(self, future):
-        pass
-
-    def outcome(self, future, limit):
-        return dict(future.result())
-
-    def end(self):
-        self.ended += 1
-
-    def close(self):
-        self.end()
-
-    def plan(self, notebook, given, root):
-        return batch.plan(notebook, given, root)
-
-    def hire(self, jobs, sign):
-        return [self]
-
-
-def told(folder: Path, crew: Silent, heed: Callable[[], None] = lambda: None, **how) -> list[dict]:
-    given = [{"limit": n} for n in range(3)]
-    jobs = [
-        sweep.Job("2_3_extraction", each, folder / "2_3_extraction" / str(n), "new") for n, each in enumerate(given)
-    ]
-    with sweep.Events(folder, len(jobs), heed=heed) as events:
-        assert workers.run(jobs, folder, events, crew, **how) is False
-    return [json.loads(line) for line in events.path.read_text().splitlines()]
-
-
-def test_a_worker_that_never_answers_is_ended_after_its_time_and_the_sweep_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "GRACE", 0.2)
-    monkeypatch.setattr(workers, "_LOOK", 0.05)
-    crew = Silent()
-    said = told(tmp_path, crew, limit=0.1)
-    assert [each["event"] for each in said] == [
-        *("begin", "started", "failed", "started", "done", "started", "done", "finished")
-    ]
-    assert "did not answer within the limit of 0.1 s and 0.2 s more" in said[2]["error"]
-    assert crew.ended == 2, "once for the silent one, once at the end"
-
-
-@pytest.mark.parametrize(("fail_fast", "started"), [(True, 1), (False, 3)])
-def test_a_failed_run_ends_the_sweep_only_if_that_is_asked_for(tmp_path, fail_fast, started):
-    crew = Silent("failed")
-    said = told(tmp_path, crew, fail_fast=fail_fast)
-    assert (crew.started, said[-1]["left"]) == (started, 3 - started)
-
-
-def test_a_run_whose_prompts_do_not_fit_into_memory_stops_no_other(tmp_path):
-    """An analysis raises ``fitting.NoRoomError``, which is no want of a place for a worker."""
-    crew = Silent("failed", "NoRoomError")
-    said = told(tmp_path, crew)
-    assert [each["event"] for each in said] == ["begin", *("started", "failed") * 3, "finished"]
-    assert "NoRoomError" not in cli.shared.EXIT_CODES, "it is a run that failed: exit code 1"
-
-
-def test_a_worker_that_stands_still_between_runs_holds_up_no_end(monkeypatch):
-    monkeypatch.setattr(local, "_PATIENCE", 1)
-    crew = local.Crew(1)
-    (worker,) = crew.hire([sweep.Job("2_3_extraction", {}, Path("none"), "new")], Path("none"))
-    worker._pool = worker._made()
-    process = psutil.Process(worker._pool.schedule(os.getpid).result())
-    process.suspend()
-    ending = threading.Thread(target=crew.close, daemon=True)
-    ending.start()
-    ending.join(timeout=30)
-    assert not ending.is_alive()
-    assert not process.is_running()
-
-
 @pytest.mark.parametrize("text", ["null", "[]", '"text"', "{}", "{", "\x00\x00"])
 def test_a_note_of_a_failure_that_is_damaged_is_none(tmp_path, text):
     target = store.Run(tmp_path / "2_1" / "abc")
@@ -433,111 +343,3 @@ def test_looking_at_a_grid_imports_no_torch(tmp_path):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
     assert grid.RELOADS[0] == "model"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_what_tells_a_sweep_to_end_raises_where_it_is_heeded_alone(number):
-    before = signal.signal(number, signal.default_int_handler)  # some of them may be ignored here
-    try:
-        with sweep.stoppable() as heed:
-            heed()
-            signal.raise_signal(number)
-            signal.raise_signal(number)  # once is enough
-            with pytest.raises(KeyboardInterrupt):
-                heed()
-        assert signal.getsignal(number) is signal.default_int_handler
-        signal.signal(number, signal.SIG_IGN)
-        with sweep.stoppable() as heed:
-            signal.raise_signal(number)
-            heed()
-    finally:
-        signal.signal(number, before)
-
-
-def test_a_sweep_that_is_told_to_end_while_it_gives_a_worker_its_run_ends_after_that(tmp_path, monkeypatch):
-    """As pebble's queue wakes its reader: what is raised in that moment leaves the reader waiting for ever."""
-    given = []
-
-    def start(*run):
-        signal.raise_signal(signal.SIGTERM)
-        given.append(run)
-        return Future()
-
-    crew = Silent()
-    monkeypatch.setattr(crew, "start", start)
-    with sweep.stoppable() as heed, pytest.raises(KeyboardInterrupt):
-        told(tmp_path, crew, heed)
-    assert len(given) == 1
-    said = next(tmp_path.glob("sweeps/*.jsonl")).read_text().splitlines()
-    assert [json.loads(line)["event"] for line in said] == ["begin", "started", "interrupted"]
-
-
-class Deaf:
-    """A pool whose only process has died before it was given a run, which it takes and never hears of."""
-
-    active = True
-
-    def __init__(self, raises: str = "") -> None:
-        self.raises = raises
-
-    def schedule(self, *given, **named):
-        self.active = False
-        if self.raises:
-            raise RuntimeError(self.raises)
-        return Future()
-
-    def stop(self):
-        pass
-
-    join = stop
-
-
-@pytest.mark.parametrize("raises", ["", "Unexpected error within the Pool"])
-def test_a_worker_that_dies_before_its_pool_hears_of_a_run_is_replaced(tmp_path, monkeypatch, raises):
-    monkeypatch.setattr(workers, "_LOOK", 0.05)
-    made, pool = [Deaf(raises)], types.SimpleNamespace(active=True, stop=lambda: None, join=lambda: None)
-
-    def schedule(*given, **named):
-        future = Future()
-        future.set_result({"status": "done"})
-        return future
-
-    pool.schedule = schedule  # each run, and at the end what closes the kernel
-    monkeypatch.setattr(local.Worker, "_made", lambda self: made.pop() if made else pool)
-    jobs = [sweep.Job("2_3_extraction", {"limit": 1}, tmp_path / "2_3_extraction" / "1", "new")]
-    with sweep.Events(tmp_path, 1, as_json=True) as events:
-        assert workers.run(jobs, tmp_path, events, local.Crew(1))
-    said = [json.loads(line) for line in events.path.read_text().splitlines()]
-    assert [each["event"] for each in said] == ["begin", "started", "retried", "started", "done", "finished"]
-    assert "died before it began" in said[2]["error"]
-
-
-def test_a_sweep_that_waits_for_another_rests_meanwhile(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "_LOOK", 0.05)
-    monkeypatch.setattr(workers, "_HEED", 0.02)
-    looks, crew = [], Silent("waits")
-    crew.started = 1  # so that its worker answers
-    monkeypatch.setattr(workers.claims, "owned", lambda folder: len(looks) < 20)
-
-    def heed():
-        looks.append(time.monotonic())
-        if len(looks) == 30:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        told(tmp_path, crew, heed)
-    assert looks[-1] - looks[0] > 0.15
-    assert crew.started > 4, "each is given to a worker again when nobody has it"
-
-
-def test_a_sweep_looks_now_and_then_whether_it_was_told_to_end(tmp_path):
-    turns = iter([None, None, KeyboardInterrupt()])
-
-    def heed():
-        if turn := next(turns):
-            raise turn
-
-    crew = Silent()  # whose first worker never answers
-    with pytest.raises(KeyboardInterrupt):
-        told(tmp_path, crew, heed)
-    assert next(turns, None) is None

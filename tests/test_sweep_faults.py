@@ -3,6 +3,7 @@
 ``ANCHORLENS_FAULTS=30`` (``make test-faults``) kills that often instead of three times, and real runs too.
 """
 
+import fcntl
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ import random
 import select
 import shutil
 import signal
+import termios
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +42,12 @@ if "spawn_main" in " ".join(sys.orig_argv):
     quick = marks.end
     marks.end = lambda mark: {}
 """  # what a worker whose sweep is gone does before it ends itself
+BORN = """
+if "spawn_main" in " ".join(sys.orig_argv):
+    import time
+    open({said!r}, "w").close()
+    time.sleep(1)
+"""  # what a worker does before anything of anchorlens
 SEED_OF_CHANCE = 5
 
 
@@ -162,10 +170,19 @@ def test_a_sweep_that_is_told_to_end_says_so_and_goes_on_later(undisturbed, swee
     sweeps.is_as(undisturbed.tables(), cached=1)
 
 
-@pytest.mark.parametrize(("told", "closed"), [(signal.SIGINT, False), (signal.SIGHUP, True)])
-def test_a_closed_terminal_ends_a_sweep_as_well_as_ctrl_c_on_an_open_one(undisturbed, sweeps, told, closed):
-    sweeps.trouble.write_text("time.sleep(600) if limit == 2 else None")
-    sweeps.begin = lambda: signal.signal(told, signal.SIG_DFL)
+@pytest.mark.parametrize(("started", "closed"), [(1, False), (2, False), (2, True)])
+def test_a_closed_terminal_ends_a_sweep_as_well_as_ctrl_c_on_an_open_one(undisturbed, sweeps, started, closed):
+    """Both meet all processes of the terminal: also a worker that is only just starting, of the first run."""
+
+    def begin() -> None:
+        os.setsid()
+        fcntl.ioctl(1, termios.TIOCSCTTY, 0)
+        for told in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(told, signal.SIG_DFL)
+
+    sweeps.trouble.write_text(f"time.sleep(600) if limit == {started} else None")
+    sweeps.begin, born = begin, sweeps.folder / "born"
+    sweeps.begins_with(BORN.format(said=str(born)))
     terminal, theirs = pty.openpty()
     process, shown, until = sweeps.start(terminal=theirs), b"", time.monotonic() + 120
     os.close(theirs)
@@ -173,26 +190,44 @@ def test_a_closed_terminal_ends_a_sweep_as_well_as_ctrl_c_on_an_open_one(undistu
     def look() -> bytes:
         assert time.monotonic() < until, shown
         with suppress(OSError):  # nobody has the other end any more
-            return os.read(terminal, 4096) if select.select([terminal], [], [], 0.1)[0] else b""
+            return os.read(terminal, 4096) if select.select([terminal], [], [], 0.05)[0] else b""
         return b""
 
-    while sum(path.read_text().count('"started"') for path in sweeps.store.glob("sweeps/*.jsonl")) < 2:
+    while sum(path.read_text().count('"started"') for path in sweeps.store.glob("sweeps/*.jsonl")) < started:
         shown += look()
-    if closed:
-        os.close(terminal)
-    process.send_signal(told)
+    while not born.exists():
+        shown += look()
+    os.close(terminal) if closed else os.write(terminal, b"\x03")
     while process.poll() is None:
         shown += b"" if closed else look()
+    assert process.returncode == 130, shown
     if not closed:
         shown += look()
         os.close(terminal)
-        assert process.returncode == 130, shown
         assert b"ending what goes on; what is done is kept" in shown
+        assert b"Traceback" not in shown
     found = status(sweeps.store)
-    assert (found["state"], found["done"], len(found["cut"])) == ("interrupted", 1, 1)
+    assert (found["state"], found["done"], len(found["cut"])) == ("interrupted", started - 1, 1)
     sweeps.is_clean()
     sweeps.trouble.unlink()
-    sweeps.is_as(undisturbed.tables(), cached=1)
+    sweeps.begin = None
+    sweeps.is_as(undisturbed.tables(), cached=started - 1)
+
+
+def test_a_sweep_whose_reader_stands_still_can_be_told_to_end(undisturbed, sweeps):
+    sweeps.begin = lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sweep = sweeps.start()
+    fcntl.fcntl(sweep.stdout, 1031, 4096)  # F_SETPIPE_SZ of Linux: room for little
+    until = time.monotonic() + 120
+    while not any('"started"' in path.read_text() for path in sweeps.store.glob("sweeps/*.jsonl")):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    time.sleep(1)
+    sweep.send_signal(signal.SIGTERM)
+    assert sweep.wait(timeout=60) == 130
+    assert status(sweeps.store)["state"] == "interrupted"
+    sweep.stdout.close()
+    sweeps.is_as(undisturbed.tables())
 
 
 def test_a_worker_that_stands_still_ends_with_its_time(undisturbed, sweeps):

@@ -61,6 +61,7 @@ def reproduce(
                 sweep_.Events(store, len(grid.jobs), as_json=json_, heed=heed) as events,
             ):
                 whole = workers_.run(grid.jobs, store, events, crew)
+                heed()  # told when all was done, it makes no report
         written, held = [], []
 
         def compare(folders: Sequence[Path]) -> Any:  # of all runs of the store, so that nothing says two things

@@ -6,7 +6,7 @@ import os
 import select
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,9 +74,7 @@ def quietly(command: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:
             if not (unread := _unread()):
                 raise
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            for output in unread:  # what is left in buffers is written at the end
-                os.dup2(nowhere, output)
+            _let_go(unread)
             raise typer.Exit(CLOSED) from None
 
     return run
@@ -90,8 +88,21 @@ def _unread() -> list[int]:
     return [output for output, said in asked.poll(0) if said & (select.POLLERR | select.POLLHUP)]
 
 
+def _let_go(outputs: Sequence[int]) -> None:
+    """What is left in buffers is written at the end: have it go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in outputs:
+        os.dup2(nowhere, output)
+
+
 def fail(message: str, code: int, as_json: bool, notebook: str) -> None:
-    print(message, file=sys.stderr)
+    """Say what is wrong, and end with its exit code; on a terminal that was closed nobody reads, and the code is it."""
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        _let_go([2])
     if as_json:
         print(json.dumps({"status": "failed", "notebook": notebook, "error": message, "exit_code": code}))
     raise typer.Exit(code)

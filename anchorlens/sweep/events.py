@@ -17,7 +17,8 @@ import psutil
 
 from anchorlens.claims import WAITS
 from anchorlens.store import Run, StoreError, damage
-from anchorlens.sweep.progress import Bar, cell, plain, seconds_left, tell
+from anchorlens.sweep.outlet import Outlet
+from anchorlens.sweep.progress import Bar, cell, plain, seconds_left
 
 FOLDER = "sweeps"  # in the store
 _START = "%Y%m%dT%H%M%S"  # in names of files
@@ -76,6 +77,7 @@ class Events:
                 "folder that you may write to, with room left, as --store."
             ) from error
         self._json, self._total, self._watcher, self.heed = as_json, total, watcher, heed
+        self._out, self._err = Outlet("stdout", heed), Outlet("stderr", heed)
         self._bar: Bar | None = None
         self._ended = self._worked = 0
         self._counts: dict[str, int] = {}
@@ -101,12 +103,12 @@ class Events:
             counts = ", ".join(f"{self._counts.get(name, 0)} {name}" for name in ENDS)
             told = any(isinstance(each, KeyboardInterrupt) for each in error)  # which is said of any command
             again = "" if self._ended == self._total or told else "; the same command goes on"
-            tell(f"of {self._total} runs {counts}{again}. Results: {self.path.parents[1]}")
+            self._err.say(f"of {self._total} runs {counts}{again}. Results: {self.path.parents[1]}")
         if self._unwritten:
             self._write(b"")
         if self._unwritten:
             lacking = f"its last {self._unwritten.count(10)} events are only in what was printed"
-            tell(f"{self.path}: {self._trouble}; {lacking}. Results are not concerned.")
+            self._err.say(f"{self.path}: {self._trouble}; {lacking}. Results are not concerned.")
 
     def say(self, event: str, **more: Any) -> None:
         """Something happened; ``job`` names the run that it happened to."""
@@ -117,31 +119,40 @@ class Events:
         moment = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "clock": round(time.monotonic(), 3)}
         line = json.dumps({"event": event, **moment, **more})
         with self._lock:
-            self._write(line.encode() + b"\n")
+            trouble = self._write(line.encode() + b"\n")
             self._counts[event] = self._counts.get(event, 0) + 1
             self._ended += event in ENDS
             self._worked += event in ("done", "failed")
             if event == "started" and self._since is None:
                 self._since = time.monotonic()
-            if self._json:
-                print(line, flush=True)
-            elif self._bar is None:
-                tell(plain(_said(event, more, self._ended, self._total)))
-        if self._bar is not None:
+            ended = self._ended
+        if trouble:
+            self._err.say(trouble)
+        if self._json:
+            self._out.say(line)
+        elif self._bar is None:
+            self._err.say(plain(_said(event, more, ended, self._total)))
+        else:
             self._bar.see(event, more)
         if self._watcher is not None:
             self._watcher.see(self.say, event, more)
 
     def ending(self) -> None:
         """The sweep was told to end, which takes a while."""
+        self._out.hurry()
+        self._err.hurry()
         if not self._json:
-            tell("ending what goes on; what is done is kept")
+            self._err.say("ending what goes on; what is done is kept")
 
     def _stand(self) -> tuple[int, int, float]:
         return self._ended, self._worked, time.monotonic() - self._since if self._since else 0.0
 
-    def _write(self, line: bytes) -> None:
-        """Append to the file what is not there yet, in one write, so that whoever reads meanwhile meets whole lines."""
+    def _write(self, line: bytes) -> str:
+        """Append to the file what is not there yet, in one write, so that whoever reads meanwhile meets whole lines.
+
+        Returns:
+            What is wrong with the file, the first time.
+        """
         self._unwritten += line
         try:
             with self.path.open("ab", buffering=0) as file:
@@ -149,12 +160,10 @@ class Events:
                     self._unwritten = self._unwritten[file.write(self._unwritten) :]
             self._trouble = ""
         except OSError as error:
-            if not self._trouble:
-                tell(
-                    f"{self.path}: cannot be written ({error.strerror}), so `anchorlens status` lags behind until it "
-                    "can be. Make room, or make it writable; the sweep goes on."
-                )
-            self._trouble = f"cannot be written ({error.strerror})"
+            known, self._trouble = self._trouble, f"cannot be written ({error.strerror})"
+            lags = "so `anchorlens status` lags behind until it can be. Make room, or make it writable"
+            return "" if known else f"{self.path}: {self._trouble}, {lags}; the sweep goes on."
+        return ""
 
 
 def _files(root: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ class Crew:
     def end(self) -> None:
         """End all workers and what their runs have started, at once."""
         for worker in self._every:
-            worker.end()
+            worker.stop()
+        marks.end(*[worker.mark for worker in self._every])
 
 
 def gpus(jobs: Sequence[Job], workers: int) -> list[str]:
@@ -79,7 +81,7 @@ class Worker:
     """
 
     def __init__(self, threads: int, gpu: str) -> None:
-        self._mark, self._threads, self._gpu, self._pool = uuid.uuid4().hex, threads, gpu, None
+        self.mark, self._threads, self._gpu, self._pool = uuid.uuid4().hex, threads, gpu, None
         self._lost: Any = None  # a run of a pool that has ended, at the last look
 
     def start(self, given: tuple[Any, ...], limit: float) -> Any:
@@ -126,26 +128,43 @@ class Worker:
 
     def end(self) -> None:
         """End the worker and all that its runs have started, at once."""
+        self.stop()
+        marks.end(self.mark)
+
+    def stop(self) -> None:
+        """End the worker; what its runs have started bears its ``mark``."""
         if self._pool is not None:
             self._pool.stop()
             self._pool.join()
             self._pool = None
-        marks.end(self._mark)
 
     def _made(self) -> Any:
-        import multiprocessing
-
         from pebble import ProcessPool
 
-        context = multiprocessing.get_context("spawn")
-        given = (os.getpid(), self._mark, self._threads, self._gpu)
-        return ProcessPool(max_workers=1, context=context, initializer=_begin, initargs=given)
+        given = (os.getpid(), self.mark, self._threads, self._gpu)
+        return ProcessPool(max_workers=1, context=_Context(), initializer=_begin, initargs=given)
+
+
+class _Process(SpawnProcess):
+    """One that a Ctrl-C on its terminal does not meet before ``_begin`` has taken it out of the terminal's group."""
+
+    def start(self) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Context(SpawnContext):
+    Process = _Process
 
 
 def _begin(scheduler: int, mark: str, threads: int, gpu: str) -> None:
     """Make a worker: a process group of its own, its share of threads and GPUs, and an end when the scheduler ends."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which what it starts would inherit
     signal.signal(signal.SIGTERM, lambda *_: os._exit(1))  # in the middle of a run; whoever sent it ends the kernel
     signal.signal(signal.SIGUSR1, _stand_still)
     if gpu:

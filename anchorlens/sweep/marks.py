@@ -14,22 +14,32 @@ import psutil
 NAME = "ANCHORLENS_WORKER"
 _LOOK = 0.5  # seconds between looks at whether the followed process lives
 _LOOKS = 5  # for processes that are to be ended
+_PATIENCE = 5  # seconds for one that was killed to be gone
 
 
-def end(mark: str) -> None:
-    """Kill what a worker has started, and what that has; also where the worker is gone and they have new parents."""
+def end(*marks: str) -> None:
+    """Kill what workers have started, and what that has; also where they are gone and those have new parents."""
     for _ in range(_LOOKS):  # one may start another meanwhile
         found = []
         for process in psutil.process_iter():
             try:
-                if process.pid != os.getpid() and process.environ().get(NAME) == mark:
+                if process.pid != os.getpid() and process.environ().get(NAME) in marks:
                     process.kill()
                     found.append(process)
             except psutil.Error:  # gone, or somebody else's
                 continue
         if not found:
             return
-        psutil.wait_procs(found, timeout=5)
+        until = time.monotonic() + _PATIENCE
+        while any(_lives(process) for process in found) and time.monotonic() < until:
+            time.sleep(0.01)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Also where nobody hears of a process that has ended, as where its new parent is slow, it lives no more."""
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def follow(mark: str) -> None:
@@ -43,9 +53,8 @@ def _following(process: psutil.Process, mark: str) -> None:
     if os.fork():
         os._exit(0)  # so that it is nobody's child, and not ended with its parent
     os.setsid()
-    with suppress(psutil.NoSuchProcess):  # it went between two questions
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(_LOOK)
+    while _lives(process):
+        time.sleep(_LOOK)
     end(mark)
 
 

@@ -32,13 +32,14 @@ class OfMainThread(TextIOBase):
 
     def write(self, text: str, /) -> int:
         """As of any stream."""
-        return self._mine().write(text)
+        return self.mine().write(text)
 
     def flush(self) -> None:
         """As of any stream."""
-        self._mine().flush()
+        self.mine().flush()
 
-    def _mine(self) -> Any:
+    def mine(self) -> Any:
+        """The stream of the thread that asks."""
         now = threading.current_thread()
         return self._stdout if now is threading.main_thread() or now.name == TRACKING else sys.stderr
 

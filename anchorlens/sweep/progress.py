@@ -47,14 +47,10 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
-def tell(words: str) -> None:
-    """A line on stderr. Where that is gone, as a closed terminal is, nobody reads, which changes nothing of a sweep."""
-    with suppress(OSError):
-        print(words, file=sys.stderr, flush=True)
-
-
 class Bar:
     """All runs on one line of a terminal, and below it each that is going on with its cell.
+
+    Where the terminal is gone nobody reads, which changes nothing of a sweep.
 
     Args:
         total: how many runs there are.
@@ -86,17 +82,17 @@ class Bar:
     def see(self, event: str, more: Mapping[str, Any]) -> None:
         """What happened to a run; what went wrong stays on the terminal, above the bar."""
         job = more.get("job", "")
-        with self._lock:
+        with suppress(OSError), self._lock:
             if event == "started":
                 shown = shortened(plain(job), self._width)
                 task = self._progress.add_task(shown, total=None, said="")
                 self._running[job] = task, more["folder"], time.monotonic()
             elif job in self._running and event != "untracked":
                 self._progress.remove_task(self._running.pop(job)[0])
-        if event == "waits":
-            tell(plain(f"{job} {WAITS}"))
-        if more.get("error"):
-            tell(plain(f"{event} {job}: {more['error']}"))
+        said = f"{job} {WAITS}" if event == "waits" else f"{event} {job}: {more['error']}" if more.get("error") else ""
+        if said:
+            with suppress(OSError):
+                print(plain(said), file=sys.stderr, flush=True)
         self._draw()
 
     def _look(self) -> None:

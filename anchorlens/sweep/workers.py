@@ -1,7 +1,7 @@
 """The loop of a sweep, for whichever engine: gives runs to workers, tries lost ones again, tells what happens."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,44 @@ class _Flight:
     since: float
     began: float | None = None
 
+    def late(self, latest: float) -> bool:
+        """Whether it should have ended by now, if one that began at ``latest`` should."""
+        return self.since < latest - GRACE if self.began is None else self.began < latest
+
+    def given_up(self, limit: float) -> dict[str, Any]:
+        """What became of it, when its worker was ended."""
+        self.worker.end()
+        took = f"took longer than the limit of {limit:g} s and was ended"
+        silent = f"its worker did not answer within the limit of {limit:g} s and {GRACE} s more, and was ended"
+        return {"status": "failed", "kind": "TimeoutError", "error": silent if self.began is None else took}
+
+
+class _Flights(dict[Any, _Flight]):
+    """By the future of each run."""
+
+    looked = 0.0  # when it was looked who is late
+
+    def over(self, limit: float, heed: Callable[[], None]) -> list[tuple[Any, _Flight]]:
+        """Those that have ended, or took too long, or whose workers, suspended before they took one, never say so.
+
+        None after a while: there is more to look at.
+        """
+        until = time.monotonic() + _LOOK
+        while not (done := wait(self, timeout=_HEED, return_when=FIRST_COMPLETED).done) and time.monotonic() < until:
+            if not self:  # others do what is left
+                time.sleep(_HEED)
+            heed()
+        late = self._late(limit) if time.monotonic() >= self.looked + _LOOK else []  # however often others end
+        return [(future, self.pop(future)) for future in {*done, *late}]
+
+    def _late(self, limit: float) -> list[Any]:
+        now = self.looked = time.monotonic()
+        for future, flight in self.items():
+            flight.worker.look(future)
+            if flight.began is None and future.running():
+                flight.began = now
+        return [future for future, flight in self.items() if limit and flight.late(now - limit)]
+
 
 def run(
     jobs: Sequence[Job],
@@ -109,38 +147,38 @@ def run(
         UnplacedError: when no worker has a place any more.
         cluster.ClusterError: when one is where the store is not, or would not give the results that were planned.
     """
-    waiting, failed = [], 0
-    for job in jobs:
-        if job.state == "cached":
-            store.Run(job.folder).tidy()
-            events.say("cached", job=job.name, folder=str(job.folder))
-        else:
-            if job.state == "new" and job.said:
-                events.say("damaged", job=job.name, folder=str(store.Run(job.folder).broken), error=job.said)
-            waiting.append((job, 1))
-    waiting.reverse()  # taken from the end
-    flying: dict[Any, _Flight] = {}
+    waiting: list[tuple[Job, int]] = []
+    failed, flying = 0, _Flights()
     elsewhere: list[tuple[Job, int]] = []  # which another process does; given to a worker when that has ended
     resting: list[Worker] = []  # without a place; asked again when another's run has ended
     try:
+        for job in jobs:
+            events.heed()
+            if job.state == "cached":
+                store.Run(job.folder).tidy()
+                events.say("cached", job=job.name, folder=str(job.folder))
+            else:
+                if job.state == "new" and job.said:
+                    events.say("damaged", job=job.name, folder=str(store.Run(job.folder).broken), error=job.said)
+                waiting.append((job, 1))
         every = crew.hire([job for job, _ in waiting], events.path)
+        waiting.reverse()  # taken from the end
         free = list(reversed(every))
         while True:
-            events.heed()
             if ended := [each for each in elsewhere if not claims.owned(each[0].folder)]:
                 elsewhere = [each for each in elsewhere if each not in ended]
                 waiting += ended
             while waiting and free and not (fail_fast and failed):
+                events.heed()
                 (job, attempt), worker = waiting.pop(), free.pop()
                 events.say("started", job=job.name, folder=str(job.folder), attempt=attempt)
                 given = (job.notebook, dict(job.parameters), str(root), dict(job.made_of))
                 flying[worker.start(given, limit)] = _Flight(worker, job, attempt, time.monotonic())
             if not flying and (not elsewhere or (fail_fast and failed)):
                 break
-            for future in _answered(flying, limit, events):
-                flight = flying.pop(future)
+            for future, flight in flying.over(limit, events.heed):
                 worker, job, attempt = flight.worker, flight.job, flight.attempt
-                said = worker.outcome(future, limit) if future.done() else _given_up(flight, limit)
+                said = worker.outcome(future, limit) if future.done() else flight.given_up(limit)
                 seconds = round(time.monotonic() - flight.since, 2)
                 if said["status"] == "unplaced":  # no kind of failure: notebooks name their errors as they like
                     resting.append(worker)
@@ -172,34 +210,3 @@ def run(
         events.say("interrupted")
         raise
     return not failed and not waiting and not elsewhere
-
-
-def _answered(flying: Mapping[Any, _Flight], limit: float, events: Events) -> Iterable[Any]:
-    """Runs that have ended, or took too long, or whose workers, suspended before they took one, would never say so.
-
-    None after a while: there is more to look at.
-    """
-    until = time.monotonic() + _LOOK
-    while time.monotonic() < until:
-        if done := wait(flying, timeout=_HEED, return_when=FIRST_COMPLETED).done:
-            return done
-        if not flying:  # others do what is left
-            time.sleep(_HEED)
-        events.heed()
-    now = time.monotonic()
-    for future, flight in flying.items():
-        flight.worker.look(future)
-        if flight.began is None and future.running():
-            flight.began = now
-    return [future for future, flight in flying.items() if limit and _late(flight, now - limit)]
-
-
-def _late(flight: _Flight, latest: float) -> bool:
-    return flight.since < latest - GRACE if flight.began is None else flight.began < latest
-
-
-def _given_up(flight: _Flight, limit: float) -> dict[str, Any]:
-    flight.worker.end()
-    took = f"took longer than the limit of {limit:g} s and was ended"
-    silent = f"its worker did not answer within the limit of {limit:g} s and {GRACE} s more, and was ended"
-    return {"status": "failed", "kind": "TimeoutError", "error": silent if flight.began is None else took}
