@@ -382,21 +382,23 @@ def test_a_sweep_that_was_told_to_end_waits_no_longer_for_a_sink_that_is_slow(tm
 
 @pytest.mark.parametrize("hasty", [True, False])
 def test_a_sink_that_does_not_close_is_not_waited_for(tmp_path, wandb, monkeypatch, hasty):
-    monkeypatch.setattr(tracking, "HASTE", 0.2)
     hangs, asked = threading.Event(), []
-    monkeypatch.setattr(wandb, "teardown", hangs.wait)
     tracker = tracking.Tracker(tmp_path, ["wandb"], {})
-    if hasty:
-        assert tracker.finish(hasty=True) == 0
-    else:
+    monkeypatch.setattr(wandb, "teardown", lambda: asked.append("close") or hangs.wait())
+    folder = finished(tmp_path)
+    told: list[str] = []
+    tracker.see(lambda event, **more: told.append(event), "cached", {"job": "a", "folder": str(folder)})
+    if not hasty:
 
         def heed() -> None:
-            asked.append(1)
-            if len(asked) == 3:
+            if asked:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             tracker.finish(heed=heed)
+    monkeypatch.setattr(tracking, "HASTE", 2.0)
+    assert tracker.finish(hasty=True) == 0
+    assert (asked, told) == (["close"], ["unclosed"]), "closed once, and it is said that it was not"
     hangs.set()
 
 

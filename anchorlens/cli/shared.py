@@ -6,10 +6,10 @@ import os
 import select
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -74,7 +74,9 @@ def quietly(command: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:
             if not (unread := _unread()):
                 raise
-            _let_go(unread)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for output in unread:  # what is left in buffers is written at the end
+                os.dup2(nowhere, output)
             raise typer.Exit(CLOSED) from None
 
     return run
@@ -88,21 +90,20 @@ def _unread() -> list[int]:
     return [output for output, said in asked.poll(0) if said & (select.POLLERR | select.POLLHUP)]
 
 
-def _let_go(outputs: Sequence[int]) -> None:
-    """What is left in buffers is written at the end: have it go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for output in outputs:
-        os.dup2(nowhere, output)
-
-
 def fail(message: str, code: int, as_json: bool, notebook: str) -> None:
-    """Say what is wrong, and end with its exit code; on a terminal that was closed nobody reads, and the code is it."""
-    try:
-        print(message, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError:
-        _let_go([2])
+    """Say what is wrong, and end with its exit code; after Ctrl-C also where nobody reads."""
+    _say("stderr", message, code)
     if as_json:
-        print(json.dumps({"status": "failed", "notebook": notebook, "error": message, "exit_code": code}))
+        _say(
+            "stdout", json.dumps({"status": "failed", "notebook": notebook, "error": message, "exit_code": code}), code
+        )
     raise typer.Exit(code)
+
+
+def _say(name: Literal["stdout", "stderr"], line: str, code: int) -> None:
+    from anchorlens.outlet import Outlet
+
+    outlet = Outlet(name)
+    outlet.say(line)
+    outlet.close(None if code == INTERRUPTED else lambda: None)
+    outlet.check()

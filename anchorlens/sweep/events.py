@@ -16,8 +16,8 @@ from typing import Any, Protocol, runtime_checkable
 import psutil
 
 from anchorlens.claims import WAITS
+from anchorlens.outlet import Outlet
 from anchorlens.store import Run, StoreError, damage
-from anchorlens.sweep.outlet import Outlet
 from anchorlens.sweep.progress import Bar, cell, plain, seconds_left
 
 FOLDER = "sweeps"  # in the store
@@ -51,7 +51,7 @@ class Events:
         total: how many jobs there are.
         as_json: print each event on stdout; otherwise a bar on a terminal, and a line an event elsewhere.
         watcher: is told, too.
-        heed: called by whatever takes long, at least every second; raises where the sweep was told to end
+        heed: called between steps and while something is waited for; raises where the sweep was told to end
             (``stopping.stoppable``).
 
     Raises:
@@ -76,8 +76,8 @@ class Events:
                 f"store {root}: cannot be written ({error.strerror}: {error.filename}), so nothing was started. Give a "
                 "folder that you may write to, with room left, as --store."
             ) from error
-        self._json, self._total, self._watcher, self.heed = as_json, total, watcher, heed
-        self._out, self._err = Outlet("stdout", heed), Outlet("stderr", heed)
+        self._json, self._total, self._watcher, self._heed = as_json, total, watcher, heed
+        self._out, self._err, self._hasty = Outlet("stdout"), Outlet("stderr"), False
         self._bar: Bar | None = None
         self._ended = self._worked = 0
         self._counts: dict[str, int] = {}
@@ -86,8 +86,8 @@ class Events:
         self._unwritten, self._trouble = b"", ""
 
     def __enter__(self) -> "Events":
-        if not self._json and sys.stderr.isatty():
-            self._bar = Bar(self._total, self._stand)
+        if not self._json and sys.stderr is not None and sys.stderr.isatty():
+            self._bar = Bar(self._total, self._stand, self._err)
         try:
             mine = {"process": os.getpid(), "born": _born(os.getpid())}
             self.say("begin", total=self._total, **mine, host=socket.gethostname())
@@ -103,12 +103,26 @@ class Events:
             counts = ", ".join(f"{self._counts.get(name, 0)} {name}" for name in ENDS)
             told = any(isinstance(each, KeyboardInterrupt) for each in error)  # which is said of any command
             again = "" if self._ended == self._total or told else "; the same command goes on"
-            self._err.say(f"of {self._total} runs {counts}{again}. Results: {self.path.parents[1]}")
+            self._err.say(f"of {self._total} runs {counts}{again}. Results: {self.path.parents[1]}")  # below the bar
         if self._unwritten:
             self._write(b"")
         if self._unwritten:
             lacking = f"its last {self._unwritten.count(10)} events are only in what was printed"
             self._err.say(f"{self.path}: {self._trouble}; {lacking}. Results are not concerned.")
+        for outlet in (self._out, self._err):
+            outlet.close(None if self._hasty else self._heed)
+        if not any(error):
+            self._out.check()
+
+    def heed(self) -> None:
+        """Look whether the sweep is to end.
+
+        Raises:
+            KeyboardInterrupt: if it was told to.
+            OSError: if what it says on stdout cannot be printed, as where the reader is gone.
+        """
+        self._heed()
+        self._out.check()
 
     def say(self, event: str, **more: Any) -> None:
         """Something happened; ``job`` names the run that it happened to."""
@@ -125,24 +139,25 @@ class Events:
             self._worked += event in ("done", "failed")
             if event == "started" and self._since is None:
                 self._since = time.monotonic()
-            ended = self._ended
-        if trouble:
-            self._err.say(trouble)
-        if self._json:
-            self._out.say(line)
-        elif self._bar is None:
-            self._err.say(plain(_said(event, more, ended, self._total)))
-        else:
+            if trouble:
+                self._tell(trouble)
+            if self._json:
+                self._out.say(line)
+            elif self._bar is None:
+                self._err.say(plain(_said(event, more, self._ended, self._total)))
+        if self._bar is not None:
             self._bar.see(event, more)
         if self._watcher is not None:
             self._watcher.see(self.say, event, more)
 
     def ending(self) -> None:
         """The sweep was told to end, which takes a while."""
-        self._out.hurry()
-        self._err.hurry()
+        self._hasty = True
         if not self._json:
-            self._err.say("ending what goes on; what is done is kept")
+            self._tell("ending what goes on; what is done is kept")
+
+    def _tell(self, line: str) -> None:
+        self._err.say(line) if self._bar is None else self._bar.tell(line)
 
     def _stand(self) -> tuple[int, int, float]:
         return self._ended, self._worked, time.monotonic() - self._since if self._since else 0.0

@@ -8,7 +8,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,10 @@ class Crew:
 
     def end(self) -> None:
         """End all workers and what their runs have started, at once."""
-        for worker in self._every:
-            worker.stop()
-        marks.end(*[worker.mark for worker in self._every])
+        with ExitStack() as last:  # each, whatever becomes of the others
+            last.callback(marks.end, *[worker.mark for worker in self._every])
+            for worker in self._every:
+                last.callback(worker.stop)
 
 
 def gpus(jobs: Sequence[Job], workers: int) -> list[str]:
@@ -149,6 +151,7 @@ class _Process(SpawnProcess):
     """One that a Ctrl-C on its terminal does not meet before ``_begin`` has taken it out of the terminal's group."""
 
     def start(self) -> None:
+        resource_tracker.ensure_running()  # or it is started below, and unblocks what is blocked
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             super().start()

@@ -1,7 +1,7 @@
 """How far a sweep is: the cell that a run is in, the time left, and both on a terminal."""
 
+import io
 import json
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anchorlens.claims import WAITS
+from anchorlens.outlet import Outlet
 
 _LOOK = 1.0  # seconds between looks at what runs do
 _LARGEST = 50_000_000  # bytes of a notebook that is still looked into
@@ -50,19 +51,19 @@ def plain(text: str) -> str:
 class Bar:
     """All runs on one line of a terminal, and below it each that is going on with its cell.
 
-    Where the terminal is gone nobody reads, which changes nothing of a sweep.
-
     Args:
         total: how many runs there are.
         stand: how many have ended, how many of these took work, and seconds since the first of them began.
+        outlet: that of the terminal.
     """
 
-    def __init__(self, total: int, stand: Callable[[], tuple[int, int, float]]) -> None:
+    def __init__(self, total: int, stand: Callable[[], tuple[int, int, float]], outlet: Outlet) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
         texts = [TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[said]")]
-        self._progress = Progress(texts[0], BarColumn(bar_width=20), texts[1], console=Console(stderr=True))
+        self._outlet, console = outlet, Console(file=_Terminal(outlet))  # type: ignore[arg-type]
+        self._progress = Progress(texts[0], BarColumn(bar_width=20), texts[1], console=console, auto_refresh=False)
         self._total, self._stand, self._over = total, stand, threading.Event()
         self._running: dict[str, tuple[Any, str, float]] = {}
         self._lock = threading.Lock()
@@ -76,24 +77,27 @@ class Bar:
         self._over.set()
         self._thread.join()
         self._draw()
-        with suppress(OSError):
-            self._progress.stop()
+        self._progress.stop()
 
     def see(self, event: str, more: Mapping[str, Any]) -> None:
         """What happened to a run; what went wrong stays on the terminal, above the bar."""
         job = more.get("job", "")
-        with suppress(OSError), self._lock:
+        with self._lock:
             if event == "started":
                 shown = shortened(plain(job), self._width)
                 task = self._progress.add_task(shown, total=None, said="")
                 self._running[job] = task, more["folder"], time.monotonic()
             elif job in self._running and event != "untracked":
                 self._progress.remove_task(self._running.pop(job)[0])
-        said = f"{job} {WAITS}" if event == "waits" else f"{event} {job}: {more['error']}" if more.get("error") else ""
-        if said:
-            with suppress(OSError):
-                print(plain(said), file=sys.stderr, flush=True)
+        if event == "waits":
+            self.tell(plain(f"{job} {WAITS}"))
+        elif more.get("error"):
+            self.tell(plain(f"{f'{event} {job}'.strip()}: {more['error']}"))
         self._draw()
+
+    def tell(self, line: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def _look(self) -> None:
         while not self._over.wait(_LOOK):
@@ -114,8 +118,24 @@ class Bar:
                     self._progress.update(task, total=of, completed=number - 1, said=f"cell {number}/{of}, {age}")
                 else:
                     self._progress.update(task, said=age)
-        with suppress(OSError):
+        if not self._outlet.behind:  # or frames pile up
             self._progress.refresh()
+
+
+class _Terminal(io.TextIOBase):
+    """For rich: one that takes all at once."""
+
+    encoding = "utf-8"
+
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str, /) -> int:
+        self._outlet.write(text)
+        return len(text)
 
 
 def shortened(text: str, width: int) -> str:

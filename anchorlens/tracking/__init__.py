@@ -69,6 +69,7 @@ class Tracker:
         self._changed, self._over, self._moved = threading.Condition(), False, monotonic()
         self.untracked = 0
         self._say: Callable[..., None] = lambda event, **more: None
+        self._closing = threading.Thread(target=self._close, name="tracking", daemon=True)
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)  # ends with the sweep
         self._thread.start()
 
@@ -95,19 +96,23 @@ class Tracker:
             while self._waiting and monotonic() - (began if hasty else self._moved) < patience:
                 heed()
                 self._changed.wait(0.2)
-            left, self._over = list(self._waiting), True
-            self._waiting.clear()
+            self._over, stuck = True, bool(self._waiting)
+            left = [self._waiting.popleft() for _ in range(len(self._waiting))]
             self._changed.notify_all()
         for ended in left:
             for name in self._sinks:
                 self._untracked(ended, name, f"it did not answer within {patience} s at the end of the sweep")
-        if not left:
-            closing = threading.Thread(target=self._close, name="tracking", daemon=True)
-            closing.start()
-            until = monotonic() + patience
-            while closing.is_alive() and monotonic() < until:
-                heed()
-                closing.join(0.2)
+        if stuck:
+            return self.untracked
+        if self._closing.ident is None:  # or it goes on since it was last told to end
+            self._closing.start()
+        until = monotonic() + patience
+        while self._closing.is_alive() and monotonic() < until:
+            heed()
+            self._closing.join(0.2)
+        if self._closing.is_alive():
+            error = f"{', '.join(self._sinks)}: not closed within {patience} s; what is still to be sent may be lost"
+            self._say("unclosed", error=error)
         return self.untracked
 
     def _close(self) -> None:
