@@ -24,7 +24,7 @@ test4: .venv4/test  ## the tests of both backends with the newest transformer-le
 	.venv4/bin/python -m pytest -n auto --dist load $(CONTRACT)
 
 test-faults: .venv/test  ## what a sweep must survive: 30 kills of each process at random moments, then real runs
-	ANCHORLENS_FAULTS=30 $(BIN)/python -m pytest tests/test_sweep_faults.py
+	ANCHORLENS_FAULTS=30 ANCHORLENS_SLOW=1 $(BIN)/python -m pytest tests/test_sweep_faults.py
 
 test-slow: .venv/test  ## JupyterLab, a Ray cluster, the paper's grid in small, memory of many prompts, released runs: minutes
 	ANCHORLENS_SLOW=1 $(BIN)/pytest -m slow -n auto --dist loadfile --no-loadscope-reorder

@@ -75,7 +75,9 @@ def wait_for(log: Path, said: str) -> str:
     raise AssertionError(f"nothing said {said!r} in {log}")
 
 
-@pytest.mark.parametrize("cut", ["interrupt", "kill the runner", "kill the kernel"])
+@pytest.mark.parametrize(
+    "cut", [pytest.param("interrupt", marks=pytest.mark.slow), "kill the runner", "kill the kernel"]
+)
 def test_a_run_that_is_cut_short_goes_on_after_the_last_part_that_it_completed(slow, cut):
     log = slow.with_name("log.txt")
     process = begin(slow)

@@ -152,7 +152,12 @@ def test_what_a_notebook_forks_does_not_outlive_the_sweep_and_what_it_prints_doe
     sweeps.is_as(undisturbed.tables(), cached=3)
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+SLOW = pytest.mark.slow  # by a terminal it is met below
+
+
+@pytest.mark.parametrize(
+    "told", [signal.SIGTERM, *(pytest.param(told, marks=SLOW) for told in (signal.SIGINT, signal.SIGHUP))]
+)
 def test_a_sweep_that_is_told_to_end_says_so_and_goes_on_later(undisturbed, sweeps, told):
     sweeps.trouble.write_text("time.sleep(600) if limit == 2 else None")
     sweeps.begin = lambda: signal.signal(told, signal.SIG_DFL)  # which a shell's background job may ignore
@@ -170,7 +175,7 @@ def test_a_sweep_that_is_told_to_end_says_so_and_goes_on_later(undisturbed, swee
     sweeps.is_as(undisturbed.tables(), cached=1)
 
 
-@pytest.mark.parametrize(("started", "closed"), [(1, False), (2, False), (2, True)])
+@pytest.mark.parametrize(("started", "closed"), [(1, False), pytest.param(2, False, marks=SLOW), (2, True)])
 def test_a_closed_terminal_ends_a_sweep_as_well_as_ctrl_c_on_an_open_one(undisturbed, sweeps, started, closed):
     """Both meet all processes of the terminal: also a worker that is only just starting, of the first run."""
 

@@ -249,7 +249,7 @@ def test_a_kernel_that_runs_out_of_time_is_ended(kernel, folder, untouched):
     assert [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_no_process_outlives_the_one_that_runs_notebooks(folder, how):
     said = folder / f"pids-{how}"
     sleeping = notebook(folder, f"import time, os\nopen({str(said)!r}, 'w').write('x')\ntime.sleep(60)", f"sleep{how}")
