@@ -139,7 +139,9 @@ def test_whoever_reads_late_reads_all_that_a_sweep_says(tmp_path, monkeypatch):
             said.say("cached", job=f"job {n}", folder="")
         written = said.path.read_text()
         assert said._out.behind
-        threading.Timer(0.2, lambda: found.append(pipe.read(len(written)))).start()
+        reader = threading.Timer(0.2, lambda: found.append(pipe.read(len(written))))
+        reader.start()
+    reader.join(timeout=30)  # what the pipe holds it has still to read
     assert found == [written], "as it is in the file"
 
 
